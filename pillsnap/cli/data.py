@@ -1,0 +1,194 @@
+"""``pillsnap data``: prepare a data set, verify one, render the embedded demo pictures.
+
+Translates options into requests and results into lines; decides nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pillsnap.core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from pillsnap.data.prepare import PrepareResult
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_SHOWN = 5
+_LINE_SECONDS = 10.0
+
+
+@click.group()
+def data() -> None:
+    """Prepare data sets: links, mixing, split, manifest."""
+
+
+@data.command()
+@click.option("--raw", type=_FOLDER, help="Short for DIR/drugs.json, DIR/studio and DIR/real_photos.")
+@click.option("--drugs", type=_FILE, help="Drug list (JSON).")
+@click.option("--studio", type=_FOLDER, help="Tree of studio images (AI Hub, or <K-CODE> folders).")
+@click.option("--real", type=_FOLDER, help="Tree of real photos (<K-CODE> folders).")
+@click.option("--out", type=_FOLDER, required=True, help="Folder of the data set (links and manifest).")
+@click.option("--config", type=_FILE, help="Experiment file; its preprocessing and augmentation are recorded.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of mixture and split.")
+@click.option("--name", default="pillsnap", show_default=True, help="Name of the data set.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="0: one for each core.")
+@click.option(
+    "--max-damage",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="Largest share of pictures that cannot be used.",
+)
+def prepare(
+    raw: Path | None, drugs: Path | None, studio: Path | None, real: Path | None, config: Path | None, **rest: Any
+) -> None:
+    """Prepare a data set: link, check, mix 3:7, split by capture group, write the manifest."""
+    from pillsnap.core.experiment import ExperimentConfig
+    from pillsnap.data.prepare import PrepareRequest
+    from pillsnap.data.prepare import prepare as run
+
+    if raw is not None:
+        drugs, studio, real = (
+            drugs or raw / "drugs.json",
+            studio or _given(raw / "studio"),
+            real or _given(raw / "real_photos"),
+        )
+    if drugs is None:
+        raise ConfigError("no drug list: give --drugs FILE, or --raw DIR with a drugs.json in it")
+    experiment = ExperimentConfig.load(config) if config is not None else ExperimentConfig()
+    request = PrepareRequest(
+        drugs=drugs,
+        studio=studio,
+        real=real,
+        preprocessing=experiment.preprocessing,
+        augmentation=experiment.augmentation,
+        **rest,
+    )
+    started = time.monotonic()
+    with _Progress() as progress:
+        result = run(request, progress)
+    _print_result(result, time.monotonic() - started)
+
+
+@data.command()
+@click.argument("manifest_dir", type=click.Path(path_type=Path))
+@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="0: one for each core.")
+def verify(manifest_dir: Path, workers: int) -> None:
+    """Compare the pictures with the MANIFEST_DIR that recorded them; exit status 1 where something differs."""
+    from pillsnap.core.manifest import Manifest
+    from pillsnap.data.verify import verify as run
+
+    manifest = Manifest.load(manifest_dir)
+    with _Progress() as progress:
+        report = run(manifest, workers, progress)
+    for title, paths in (("changed", report.changed), ("missing", report.missing), ("extra", report.extra)):
+        for path in paths[:_SHOWN]:
+            click.echo(f"{title}: {path}")
+        if len(paths) > _SHOWN:
+            click.echo(f"{title}: and {len(paths) - _SHOWN} more")
+    if not report.is_clean:
+        raise DataError(
+            f"{manifest.root}: {len(report.changed)} changed, {len(report.missing)} missing, "
+            f"{len(report.extra)} extra; put the files back, or prepare the data again"
+        )
+    click.echo(f"{manifest.root}: all {manifest.rows.num_rows} pictures are those of manifest {manifest.hash[:16]}")
+
+
+@data.command()
+@click.option("--out", type=_FOLDER, required=True, help="Folder for drugs.json, studio and real_photos.")
+@click.option("--drugs", type=click.IntRange(min=2), default=100, show_default=True, help="Number of drugs.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same pictures.")
+@click.option("--studio-per-drug", type=int, default=36, show_default=True, help="Studio images a drug.")
+@click.option("--real-per-sitting", type=int, default=2, show_default=True, help="Real photos (rotations) a sitting.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="0: one for each core.")
+def render(out: Path, drugs: int, seed: int, studio_per_drug: int, real_per_sitting: int, workers: int) -> None:
+    """Render the embedded demo pictures: synthetic pills whose files follow the real naming."""
+    from pillsnap.synthetic.dataset import DemoSpec, render_dataset
+
+    spec = DemoSpec(
+        drugs=drugs,
+        seed=seed,
+        studio_per_drug=studio_per_drug,
+        real_rotations_per_sitting=real_per_sitting,
+        workers=workers or None,
+    )
+    with _Progress() as progress:
+        report = render_dataset(out, spec, lambda done, total: progress("rendering", done, total))
+    click.echo(f"{'there already' if report.reused else 'rendered'}: {out}")
+    click.echo(f"next: pillsnap data prepare --raw {out} --out <folder>")
+
+
+class _Progress:
+    """A bar on a terminal; otherwise a line now and then, on standard error."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._stage = ""
+        self._last = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            self._draw(stage, done, total)
+        elif done == total or time.monotonic() - self._last > _LINE_SECONDS:
+            self._last = time.monotonic()
+            click.echo(f"{stage}: {done} of {total}", err=True)
+
+    def _draw(self, stage: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if stage != self._stage:
+            self._close()
+            self._stage, self._bar = stage, tqdm(total=total, desc=stage, unit=" images")
+        self._bar.update(done - self._bar.n)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._stage = None, ""
+
+
+def _given(folder: Path) -> Path | None:
+    return folder if folder.is_dir() else None
+
+
+def _print_result(result: PrepareResult, seconds: float) -> None:
+    summary, report = result.manifest.summary, result.report
+    click.echo(f"{summary['name']}: {summary['total_images']} images of {summary['num_classes']} drugs")
+    for split, counts in summary["splits_by_domain"].items():
+        click.echo(f"  {split:5s} {sum(counts.values()):7d}   studio {counts['studio']:7d}   real {counts['real']:7d}")
+    click.echo(f"  capture groups: {summary['groups']}, none in two splits")
+    _print_some(
+        "short of images or of the 3:7 ratio",
+        [
+            f"{kcode}: {mix['real']} real + {mix['studio_used']} studio of {mix['wanted']} wanted"
+            for kcode, mix in report["short_classes"].items()
+        ],
+    )
+    without = [f"{kcode}: {', '.join(c['missing'])}" for kcode, c in summary["classes"].items() if c["missing"]]
+    _print_some("without images in some split", without)
+    _print_some("dropped as damaged", [f"{path}: {fault}" for path, fault in report["damaged"].items()])
+    _print_some("dropped as copies", [f"{path} = {kept}" for path, kept in report["duplicates"].items()])
+    state = "reused, nothing has changed" if result.reused else "written"
+    click.echo(f"manifest {result.manifest.hash[:16]} {state}: {result.manifest.root} ({seconds:.1f} s)")
+
+
+def _print_some(title: str, lines: list[str]) -> None:
+    if not lines:
+        return
+    click.echo(f"  {title}: {len(lines)}")
+    for line in lines[:_SHOWN]:
+        click.echo(f"    {line}")
+    if len(lines) > _SHOWN:
+        click.echo(f"    and {len(lines) - _SHOWN} more (report.json, manifest.json)")

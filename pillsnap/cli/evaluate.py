@@ -1,0 +1,48 @@
+"""``pillsnap evaluate``: measure a bundle on the test split, and write evidence and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--manifest",
+    "manifest_dir",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the manifest whose test split is answered.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for evidence.json, the report and the pictures; a former report there is replaced.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime; by default all usable cores.")
+def evaluate(bundle: Path, manifest_dir: Path, out: Path, threads: int | None) -> None:
+    """Measure BUNDLE (an .onnx file) on the test split: evidence and pictures."""
+    from tqdm import tqdm
+
+    from pillsnap.core.manifest import Manifest
+    from pillsnap.evaluation.evidence import evaluate as measure
+    from pillsnap.evaluation.report import check_folder, figures_table, write_report
+
+    check_folder(out)
+    manifest = Manifest.load(manifest_dir)
+    with tqdm(desc="test images", unit="image", disable=None) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = measure(bundle, manifest, threads=threads, progress=advance)
+    write_report(result, manifest, out)
+    click.echo(figures_table(result.evidence))
+    for note in result.evidence.notes:
+        click.echo(f"note: {note}")
+    click.echo(f"evidence: {out / 'evidence.json'}")
+    click.echo(f"report and pictures: {out / 'report.md'}")

@@ -1,0 +1,57 @@
+"""``pillsnap gate``: judge evidence by the policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("evidence_file", metavar="EVIDENCE", type=click.Path(path_type=Path))
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The .onnx file that is to be promoted; the evidence must be of these very bytes.",
+)
+@click.option(
+    "--manifest",
+    "manifest_dir",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the manifest that the evidence must have been measured on.",
+)
+@click.option(
+    "--policy",
+    "policy_file",
+    type=click.Path(path_type=Path),
+    default=Path("registry/policy.yaml"),
+    show_default=True,
+    help="YAML file with targets, minimums and the test images that are needed.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Also write the decision to this JSON file.")
+def gate(evidence_file: Path, bundle: Path, manifest_dir: Path, policy_file: Path, out: Path | None) -> None:
+    """Judge EVIDENCE (evidence.json): PROMOTE ends with 0, HOLD and REJECT with 1."""
+    from pillsnap.core.errors import GateRefusedError
+    from pillsnap.core.evidence import Evidence
+    from pillsnap.core.files import sha256_file
+    from pillsnap.core.manifest import Manifest
+    from pillsnap.gate.decision import Verdict, decide
+    from pillsnap.gate.policy import Policy
+
+    policy = Policy.load(policy_file)
+    decision = decide(
+        Evidence.load(evidence_file),
+        policy,
+        bundle_sha256=sha256_file(bundle),
+        manifest_hash=Manifest.load(manifest_dir).hash,
+    )
+    click.echo(decision.table())
+    click.echo(f"\nverdict: {decision.verdict}")
+    if out is not None:
+        decision.save(out)
+        click.echo(f"decision: {out}")
+    if decision.verdict != Verdict.PROMOTE:
+        reasons = "".join(f"\n  - {reason}" for reason in decision.reasons)
+        raise GateRefusedError(f"the gate says {decision.verdict}:{reasons}")

@@ -1,0 +1,97 @@
+"""The second waist: the bundle is ONE ``.onnx`` file that describes itself.
+
+Input ``image`` uint8 N,H,W,C (what the preprocessor gives before normalisation), outputs ``logits`` and
+``probabilities`` N,K. Its metadata holds the classes, the preprocessing and where it came from. Knows the
+metadata; knows nothing of how the graph is made or run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pillsnap.core.errors import BundleError
+from pillsnap.core.preprocessing import PREPROCESSING_VERSION, PreprocessingSpec
+
+BUNDLE_VERSION = "1"
+INPUT_NAME = "image"
+OUTPUT_NAMES = ("logits", "probabilities")
+_KEY = "pillsnap"
+_PREFIX = "pillsnap."
+
+
+class BundleClass(BaseModel):
+    """One class of the model, by index."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kcode: str
+    drug_name: str
+    manufacturer: str
+
+
+class Provenance(BaseModel):
+    """Where a bundle came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    manifest_hash: str
+    backbone: str
+    git_commit: str
+    run_id: str
+    """MLflow run of the training; empty where there was none."""
+    pillsnap_version: str
+
+
+class BundleMetadata(BaseModel):
+    """What a bundle says of itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: tuple[BundleClass, ...]
+    preprocessing: PreprocessingSpec
+    preprocessing_version: str = PREPROCESSING_VERSION
+    preprocessing_fingerprint: str
+    temperature: float = Field(gt=0)
+    """probabilities = softmax(logits / temperature), fitted on the validation split."""
+    provenance: Provenance
+
+    def to_props(self) -> dict[str, str]:
+        """ONNX ``metadata_props``: the whole under one key, and readable copies of the main facts."""
+        return {
+            f"{_PREFIX}bundle_version": BUNDLE_VERSION,
+            _KEY: json.dumps(self.model_dump(mode="json"), ensure_ascii=False, sort_keys=True),
+            f"{_PREFIX}backbone": self.provenance.backbone,
+            f"{_PREFIX}classes": str(len(self.classes)),
+            f"{_PREFIX}input_size": str(self.preprocessing.target_size),
+            f"{_PREFIX}manifest_hash": self.provenance.manifest_hash,
+        }
+
+    @classmethod
+    def from_props(cls, props: Mapping[str, str], source: str) -> Self:
+        """Read the metadata of an ONNX file.
+
+        Raises:
+            BundleError: not a bundle, another bundle version, or a preprocessing that this version of the
+                platform does not have.
+        """
+        version = props.get(f"{_PREFIX}bundle_version")
+        if version is None:
+            raise BundleError(f"{source}: is an ONNX file without PillSnap's metadata; make one with: pillsnap export")
+        if version != BUNDLE_VERSION:
+            raise BundleError(f"{source}: bundle version {version}; this PillSnap reads version {BUNDLE_VERSION}")
+        try:
+            raw: Any = json.loads(props[_KEY])
+            metadata = cls.model_validate(raw)
+        except (KeyError, ValueError, ValidationError) as error:
+            raise BundleError(f"{source}: the bundle's metadata cannot be read ({error})") from error
+        if metadata.preprocessing_fingerprint != metadata.preprocessing.fingerprint:
+            raise BundleError(
+                f"{source}: made for preprocessing {metadata.preprocessing_fingerprint} (version "
+                f"{metadata.preprocessing_version}); this PillSnap would preprocess by "
+                f"{metadata.preprocessing.fingerprint}. Export the model again"
+            )
+        return metadata

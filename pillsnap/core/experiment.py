@@ -1,0 +1,350 @@
+"""The experiment file (YAML): every value of a training run, typed and checked before anything starts.
+
+The defaults are the specification's reference configuration (part C). Unknown keys are refused, each
+mistake is answered with file, key and value.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pillsnap.core.errors import ConfigError
+from pillsnap.core.preprocessing import PreprocessingSpec
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Range = tuple[float, float]
+
+
+class Section(BaseModel):
+    """A frozen group of values that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    """The timm backbone."""
+
+    backbone: str = "tf_efficientnetv2_s"
+    """Name in timm's list of models."""
+    pretrained: bool = True
+    """Start from timm's weights (from the hub's cache, or ``weights``). False: random weights."""
+    weights: str | None = None
+    """A local ``.safetensors`` or ``.pth`` file of pretrained weights, used in place of the hub."""
+    drop_rate: Probability = 0.3
+    drop_path_rate: Probability = 0.2
+    kwargs: dict[str, bool | int | float | str] = {}
+    """Further arguments of ``timm.create_model``."""
+
+    @model_validator(mode="after")
+    def _weights_are_used(self) -> Self:
+        if self.weights is not None and not self.pretrained:
+            raise ValueError("weights are given but pretrained is false: they would not be used")
+        return self
+
+
+class LoaderConfig(Section):
+    """How batches reach the model."""
+
+    batch_size: int = Field(default=32, ge=2)
+    workers: int = Field(default=8, ge=0)
+    """Processes that augment; 0 augments in the training process."""
+    pin_memory: bool = True
+    persistent_workers: bool = True
+    domain: Literal["all", "studio", "real"] = "all"
+    """Which training images are used; validation and test are never narrowed."""
+
+    @model_validator(mode="after")
+    def _batch_is_even(self) -> Self:
+        if self.batch_size % 2:
+            raise ValueError(f"batch_size must be even (mixup pairs the images of a batch), not {self.batch_size}")
+        return self
+
+
+class TrainingConfig(Section):
+    """Length, rates and regularisation of the training."""
+
+    epochs: int = Field(default=50, ge=1)
+    warmup_epochs: float = Field(default=3, ge=0)
+    base_lr: float = Field(default=1e-3, gt=0)
+    min_lr: float = Field(default=1e-6, ge=0)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """Not applied to biases and norms."""
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    gradient_clip: float | None = Field(default=1.0, gt=0)
+    """Largest norm of the gradient; null: no clipping."""
+    mixed_precision: bool = True
+    """bf16 (or fp16 with a scaled loss) where the device gains from it, float32 elsewhere."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Exponential moving average of the weights, which is what is validated and kept; null: none."""
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be fewer than epochs ({self.epochs})")
+        if self.min_lr > self.base_lr:
+            raise ValueError(f"min_lr ({self.min_lr}) must not be above base_lr ({self.base_lr})")
+        return self
+
+
+class OptimizerConfig(Section):
+    """AdamW."""
+
+    name: Literal["adamw"] = "adamw"
+    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+
+
+class ScheduleConfig(Section):
+    """Cosine with a linear warm-up, stepped at every update."""
+
+    name: Literal["cosine"] = "cosine"
+    warmup_factor: float = Field(default=0.001, gt=0, le=1)
+    """The warm-up starts at base_lr times this."""
+
+
+class ColorJitterConfig(Section):
+    """Largest relative change of each property; 0 switches it off."""
+
+    brightness: Probability = 0.2
+    contrast: Probability = 0.2
+    saturation: Probability = 0.2
+    hue: float = Field(default=0.1, ge=0, le=0.5)
+
+
+class RandomCropConfig(Section):
+    """Random resized crop."""
+
+    scale: Range = (0.8, 1.0)
+    """Share of the area."""
+    ratio: Range = (0.9, 1.1)
+    """Width to height."""
+
+
+class BlurConfig(Section):
+    """Gaussian blur."""
+
+    probability: Probability = 0.5
+    kernel: int = Field(default=5, ge=1)
+    """Side of the kernel in pixels, odd."""
+    sigma: Range = (0.1, 2.0)
+
+    @model_validator(mode="after")
+    def _kernel_is_odd(self) -> Self:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, not {self.kernel}")
+        return self
+
+
+class AugmentationConfig(Section):
+    """What happens to training images only. Geometry and colour act on uint8 pixels, before normalisation."""
+
+    rotation_degrees: float = Field(default=30.0, ge=0, le=180)
+    color_jitter: ColorJitterConfig = ColorJitterConfig()
+    random_crop: RandomCropConfig = RandomCropConfig()
+    blur: BlurConfig = BlurConfig()
+    random_erasing: Probability = 0.2
+    mixup_alpha: float = Field(default=0.2, ge=0)
+    cutmix_alpha: float = Field(default=1.0, ge=0)
+    cutmix_minmax: Range | None = (0.1, 1.0)
+    """Smallest and largest side of the pasted box, as a share of the image; used when cutmix_alpha > 0."""
+    mix_probability: Probability = 0.5
+    """Share of the batches that are mixed (mixup or cutmix, half and half where both are on)."""
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> Self:
+        ranges: dict[str, Range | None] = {
+            "random_crop.scale": self.random_crop.scale,
+            "random_crop.ratio": self.random_crop.ratio,
+            "blur.sigma": self.blur.sigma,
+            "cutmix_minmax": self.cutmix_minmax,
+        }
+        for key, pair in ranges.items():
+            if pair is not None and not 0 < pair[0] <= pair[1]:
+                raise ValueError(f"{key} must be two positive numbers, the smaller one first, not {list(pair)}")
+        return self
+
+
+class CheckpointConfig(Section):
+    """Which states of the training are kept, beside the last one."""
+
+    every_epochs: int = Field(default=5, ge=1)
+    keep_best: int = Field(default=3, ge=1)
+
+
+class LoggingConfig(Section):
+    """How often figures are logged within an epoch."""
+
+    every_steps: int = Field(default=100, ge=1)
+
+
+class FloatRange(Section):
+    """A range that the study may choose from."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range must start above 0, not at {self.low}")
+        return self
+
+
+class TuningConfig(Section):
+    """The Optuna study: what it may vary, how long, and what it maximises."""
+
+    trials: int = Field(default=20, ge=1)
+    epochs: int = Field(default=10, ge=1)
+    """Epochs of one trial."""
+    train_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the training images that a trial sees (the same ones in all trials)."""
+    objective: Literal["val_top1", "val_real_top1"] = "val_real_top1"
+    """Measured on the validation split; the test split is never touched by tuning."""
+    pruning_warmup_epochs: int = Field(default=1, ge=0)
+    pruning_startup_trials: int = Field(default=5, ge=0)
+    space: dict[str, FloatRange] = {
+        "training.base_lr": FloatRange(low=1e-4, high=3e-3, log=True),
+        "model.drop_rate": FloatRange(low=0.0, high=0.5),
+        "augmentation.mixup_alpha": FloatRange(low=0.0, high=0.4),
+    }
+    """Dotted key of this file → range."""
+
+
+class ExperimentConfig(Section):
+    """One experiment file."""
+
+    name: str = "reference"
+    seed: int = Field(default=0, ge=0)
+    preprocessing: PreprocessingSpec = PreprocessingSpec()
+    model: ModelConfig = ModelConfig()
+    data: LoaderConfig = LoaderConfig()
+    training: TrainingConfig = TrainingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+    tuning: TuningConfig = TuningConfig()
+
+    @classmethod
+    def load(cls, path: Path, overrides: dict[str, Any] | None = None) -> Self:
+        """Read an experiment file.
+
+        Args:
+            path: the YAML file.
+            overrides: dotted key → value, stronger than the file.
+
+        Raises:
+            ConfigError: no such file, not YAML, an unknown key, a wrong type or value.
+        """
+        return cls.build(read_yaml_mapping(path), overrides, source=str(path))
+
+    @classmethod
+    def build(cls, document: dict[str, Any], overrides: dict[str, Any] | None, source: str) -> Self:
+        """Validate a document with ``overrides`` laid over it. Raises ConfigError that names ``source``."""
+        for dotted, value in (overrides or {}).items():
+            document = _with_override(document, dotted, value)
+        try:
+            config = cls.model_validate(document)
+        except ValidationError as error:
+            raise ConfigError(describe_validation_error(error, source)) from error
+        config._check_search_space(source)
+        return config
+
+    def with_overrides(self, overrides: dict[str, Any], source: str = "overrides") -> Self:
+        """A copy with other values. Raises ConfigError."""
+        return self.build(self.model_dump(mode="json"), overrides, source)
+
+    def to_yaml(self) -> str:
+        """The whole experiment as YAML that `load` takes."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted key → value, for parameter tables."""
+        return flatten(self.model_dump(mode="json"))
+
+    def _check_search_space(self, source: str) -> None:
+        known = self.flat()
+        for key in self.tuning.space:
+            if key not in known or isinstance(known[key], bool) or not isinstance(known[key], int | float | None):
+                raise ConfigError(f"{source}: tuning.space: {key!r} is not a number of this file")
+
+
+def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to dotted keys; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping. Raises ConfigError that names file and line."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file (a relative path starts at {Path.cwd()})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise ConfigError(f"{path}: {line}not valid YAML ({getattr(error, 'problem', error)})") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(document).__name__}")
+    return document
+
+
+def describe_validation_error(error: ValidationError, source: str) -> str:
+    """One line per mistake: source, dotted key, value, what is allowed."""
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "(top)"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{source}: {key}: unknown key; check the spelling")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            shown = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
+            lines.append(f"{source}: {key}: {message}{shown}")
+    return "\n".join(lines)
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``training.epochs=3`` → key and value, the value read as YAML. Raises ConfigError."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {text!r}: expected KEY=VALUE, for example training.epochs=3")
+    try:
+        return key.strip(), _yaml_scalar(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML") from error
+
+
+def _yaml_scalar(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        try:
+            return float(value)  # YAML 1.1 reads 1e-3 as a string
+        except ValueError:
+            return value
+    return value
+
+
+def _with_override(document: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
+    head, _, rest = dotted.partition(".")
+    if not rest:
+        return {**document, head: value}
+    child = document.get(head)
+    return {**document, head: _with_override(child if isinstance(child, dict) else {}, rest, value)}

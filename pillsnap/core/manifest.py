@@ -1,0 +1,143 @@
+"""The first waist: the manifest is the only thing that data preparation hands on.
+
+A manifest is a folder: ``manifest.json`` (the summary of the specification, and the hash of the whole),
+``rows.parquet`` (one row an image) and ``class_mapping.json``. Paths in it are relative to that folder,
+with forward slashes. Knows how it is stored and checked; knows nothing of how it was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pillsnap.core.catalog import Catalog
+from pillsnap.core.errors import CatalogError, DataError, ManifestError, TamperedError
+from pillsnap.core.files import canonical_json, read_json, sha256_bytes, write_json, writing_beside
+from pillsnap.core.images import read_image_bytes
+
+MANIFEST_VERSION = "1.0"
+SUMMARY_FILE = "manifest.json"
+ROWS_FILE = "rows.parquet"
+CLASS_MAPPING_FILE = "class_mapping.json"
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+ROW_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("kcode", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("background", pa.int16()),
+        pa.field("light", pa.int16()),
+        pa.field("side", pa.int16()),
+        pa.field("elevation", pa.int16()),
+        pa.field("rotation", pa.int16()),
+        pa.field("sha256", pa.string(), nullable=False),
+    ]
+)
+"""Columns of the rows. ``domain`` is studio or real; ``side`` 0 front, 1 back; the condition fields are null
+where the file's name does not tell them; ``elevation`` and ``rotation`` are degrees."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A data set that can be trained on: its summary, its rows (sorted by path) and its catalog."""
+
+    root: Path
+    summary: dict[str, Any]
+    rows: pa.Table
+    catalog: Catalog
+
+    @property
+    def hash(self) -> str:
+        """sha256 over summary, rows and class mapping: another image, label or split gives another hash."""
+        return str(self.summary["hash"])
+
+    @classmethod
+    def build(cls, root: Path, summary: dict[str, Any], rows: pa.Table, catalog: Catalog) -> Self:
+        """Sort the rows and compute the hash. ``summary`` must not hold a hash yet."""
+        ordered = rows.select(ROW_SCHEMA.names).cast(ROW_SCHEMA).sort_by("path")
+        body = {"manifest_version": MANIFEST_VERSION, **summary}
+        return cls(root, {**body, "hash": _content_hash(body, ordered, catalog)}, ordered, catalog)
+
+    def save(self) -> None:
+        """Write the three files, ``manifest.json`` last: a folder without it is not a manifest."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / SUMMARY_FILE).unlink(missing_ok=True)
+        self.catalog.write_class_mapping(self.root / CLASS_MAPPING_FILE)
+        with writing_beside(self.root / ROWS_FILE) as temporary:
+            pq.write_table(self.rows, temporary, compression="zstd", store_schema=False)
+        write_json(self.root / SUMMARY_FILE, self.summary)
+
+    @classmethod
+    def load(cls, root: Path) -> Self:
+        """Read a manifest and check its hash.
+
+        Args:
+            root: the folder, or its ``manifest.json``.
+
+        Raises:
+            ManifestError: missing, unreadable, or of another version.
+            TamperedError: the hash does not belong to what is there.
+        """
+        root = root.parent if root.name == SUMMARY_FILE else root
+        if not (root / SUMMARY_FILE).is_file():
+            raise ManifestError(f"{root}: holds no {SUMMARY_FILE}; make one with: pillsnap data prepare")
+        summary = read_json(root / SUMMARY_FILE)
+        if not isinstance(summary, dict) or summary.get("manifest_version") != MANIFEST_VERSION:
+            raise ManifestError(f"{root / SUMMARY_FILE}: not a manifest of version {MANIFEST_VERSION}; prepare again")
+        try:
+            rows = pq.read_table(root / ROWS_FILE).cast(ROW_SCHEMA)
+            catalog = Catalog.from_class_mapping(root / CLASS_MAPPING_FILE)
+        except (OSError, pa.ArrowInvalid, ValueError) as error:
+            raise ManifestError(f"{root / ROWS_FILE}: cannot be read ({error}); prepare again") from error
+        except (CatalogError, DataError) as error:
+            raise ManifestError(f"{error}; prepare again") from error
+        body = {key: value for key, value in summary.items() if key != "hash"}
+        if _content_hash(body, rows, catalog) != summary.get("hash"):
+            raise TamperedError(f"{root}: the manifest's files were changed after it was made; prepare again")
+        return cls(root, summary, rows, catalog)
+
+    def split(self, split: Split) -> pa.Table:
+        """The rows of one split, in the order of their paths."""
+        return self.rows.filter(pa.compute.equal(self.rows["split"], split))
+
+    def labels(self, rows: pa.Table) -> NDArray[np.int64]:
+        """``labels_N`` of some rows."""
+        return np.asarray(rows["label"].to_numpy(), np.int64)
+
+    def read_image(self, path: str, sha256: str) -> bytes:
+        """The bytes of one image, checked.
+
+        Raises:
+            ImageError: the file is gone.
+            TamperedError: its bytes are not those that were recorded.
+        """
+        data = read_image_bytes(self.root / path)
+        if sha256_bytes(data) != sha256:
+            raise TamperedError(
+                f"{self.root / path}: was changed after the manifest was made (sha256 differs); "
+                "put the file back, or prepare the data again"
+            )
+        return data
+
+
+def _content_hash(body: dict[str, Any], rows: pa.Table, catalog: Catalog) -> str:
+    digest = hashlib.sha256()
+    digest.update(canonical_json({"summary": body, "classes": catalog.class_mapping()}).encode())
+    columns = [rows[name].to_pylist() for name in ROW_SCHEMA.names]
+    for row in zip(*columns, strict=True):
+        digest.update(canonical_json(row).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()

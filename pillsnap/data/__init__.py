@@ -1,0 +1,1 @@
+"""From folders of pictures to a manifest that can be trained on: sources, links, mixture, groups, split, cache."""

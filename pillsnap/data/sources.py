@@ -1,0 +1,104 @@
+"""Where the pictures of the drugs lie: finds the drug folders of a tree, and the pictures of a folder.
+
+Takes plain trees (``<root>/<K-CODE>/…``), nested ones (AI Hub: ``…/TS_1_단일/K-000059/*.png``), and any
+spelling of a K-CODE that `normalize_kcode` takes. Looks at names only; knows nothing of what is in a file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from pillsnap.core.catalog import normalize_kcode
+from pillsnap.core.errors import CatalogError, DataError
+from pillsnap.core.images import IMAGE_SUFFIXES
+
+LABEL_SUFFIX = "_json"
+"""Folders of AI Hub's labels end so."""
+
+
+def find_drug_folders(root: Path, kcodes: Collection[str], skip: Path | None = None) -> dict[str, tuple[Path, ...]]:
+    """Find the folders of some drugs anywhere below ``root``.
+
+    A folder that is named after a drug is not searched further, so a tree of 5,000 drugs is listed once.
+
+    Args:
+        root: the tree.
+        kcodes: the drugs that are wanted; folders of others are ignored.
+        skip: a folder that is left out (the output, where it lies inside the tree).
+
+    Returns:
+        K-CODE → its folders, sorted by their path below ``root``; drugs without a folder are absent.
+
+    Raises:
+        DataError: ``root`` is not a folder, or holds no folder of any of the drugs.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; give the one that holds the drugs' folders (K-030864/ …)")
+    left_out = skip.resolve() if skip is not None else None
+    found: dict[str, list[Path]] = {}
+    for kcode, folder in _drug_folders(root, frozenset(kcodes)):
+        if left_out is None or not folder.resolve().is_relative_to(left_out):
+            found.setdefault(kcode, []).append(folder)
+    if not found:
+        raise DataError(f"{root}: holds no folder of any of the {len(kcodes)} drugs; expected {root}/<K-CODE>/*.jpg")
+    return {kcode: tuple(sorted(found[kcode], key=Path.as_posix)) for kcode in sorted(found)}
+
+
+def list_pictures(folder: Path) -> list[str]:
+    """Paths of the pictures below ``folder``, relative to it, with forward slashes, sorted."""
+    found: list[str] = []
+    waiting, seen = [""], {_identity(folder)}
+    while waiting:
+        prefix = waiting.pop()
+        for entry in _entries(folder / prefix):
+            relative = f"{prefix}{entry.name}"
+            if not entry.is_dir():
+                if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                    found.append(relative)
+            elif not entry.name.endswith(LABEL_SUFFIX) and (identity := _identity(Path(entry.path))) not in seen:
+                seen.add(identity)
+                waiting.append(f"{relative}/")
+    return sorted(found)
+
+
+def _drug_folders(root: Path, wanted: frozenset[str]) -> Iterator[tuple[str, Path]]:
+    waiting, seen = [root], {_identity(root)}
+    while waiting:
+        for entry in _entries(waiting.pop()):
+            if entry.name.endswith(LABEL_SUFFIX) or not entry.is_dir():
+                continue
+            folder = Path(entry.path)
+            kcode = _kcode_of_folder(entry.name)
+            if kcode in wanted:
+                yield kcode, folder
+            elif (kcode is None or _may_be_a_plain_number(entry.name)) and (identity := _identity(folder)) not in seen:
+                seen.add(identity)
+                waiting.append(folder)
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror or error}); check its permissions") from error
+
+
+def _kcode_of_folder(name: str) -> str | None:
+    try:
+        return normalize_kcode(name)
+    except CatalogError:
+        return None
+
+
+def _may_be_a_plain_number(name: str) -> bool:
+    """``2024`` may be a year that holds drug folders; ``K-2024`` and ``002024`` are drugs."""
+    return name.strip().isdigit() and len(name.strip()) < 6
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Tells a folder that was seen before, so that links in a circle end."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino

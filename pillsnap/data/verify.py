@@ -1,0 +1,57 @@
+"""Are the pictures still those that the manifest recorded? Compares, repairs nothing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from pillsnap.core.errors import ImageError, TamperedError
+from pillsnap.core.manifest import Manifest
+from pillsnap.data.links import LINK_FOLDERS
+from pillsnap.data.parallel import Progress, map_in_order, no_progress
+from pillsnap.data.scan import SCAN_FILE, known_paths
+from pillsnap.data.sources import list_pictures
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Paths relative to the manifest, sorted."""
+
+    changed: tuple[str, ...]
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+    """Pictures that came after the manifest was made (those that it left out on purpose are not meant)."""
+
+    @property
+    def is_clean(self) -> bool:
+        """Nothing differs."""
+        return not (self.changed or self.missing or self.extra)
+
+
+def verify(manifest: Manifest, workers: int = 0, progress: Progress = no_progress) -> VerifyReport:
+    """Read every picture of a manifest again and compare its sha256."""
+    rows = list(zip(manifest.rows["path"].to_pylist(), manifest.rows["sha256"].to_pylist(), strict=True))
+
+    def check(row: tuple[str, str]) -> str:
+        try:
+            manifest.read_image(*row)
+        except TamperedError:
+            return "changed"
+        except ImageError:
+            return "missing"
+        return "same"
+
+    states = list(map_in_order(check, rows, workers or os.cpu_count() or 1, "verifying", progress))
+    found = {state: tuple(p for (p, _), s in zip(rows, states, strict=True) if s == state) for state in set(states)}
+    return VerifyReport(found.get("changed", ()), found.get("missing", ()), _extra(manifest))
+
+
+def _extra(manifest: Manifest) -> tuple[str, ...]:
+    known = {*manifest.rows["path"].to_pylist(), *known_paths(manifest.root / SCAN_FILE)}
+    present = [
+        f"{folder}/{path}"
+        for folder in LINK_FOLDERS.values()
+        if (manifest.root / folder).is_dir()
+        for path in list_pictures(manifest.root / folder)
+    ]
+    return tuple(sorted(path for path in present if path not in known))

@@ -1,0 +1,1 @@
+"""Measuring a bundle on the test split: evidence and pictures."""

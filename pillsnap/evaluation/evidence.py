@@ -1,0 +1,170 @@
+"""Evaluate a bundle on the test split of a manifest: the evidence that the gate judges.
+
+Puts prediction, metrics and latency together and says in words what limits the figures. Draws nothing, decides
+nothing.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime as ort
+
+import pillsnap
+from pillsnap.core.errors import EvidenceError
+from pillsnap.core.evidence import ClassResult, Evidence, Latency, Metric
+from pillsnap.core.manifest import Manifest
+from pillsnap.evaluation import metrics
+from pillsnap.evaluation.latency import choose_photos, hardware_name, measure_latency
+from pillsnap.evaluation.predict import Predictions, Progress, predict_split
+from pillsnap.inference.session import PillSession
+
+SLICED_BY = ("background", "light", "side")
+"""Conditions of the real photos."""
+FEW_IMAGES = 250
+"""Below this the 95 % interval of a share of 80 % is wider than ± 5 points."""
+FEW_PER_CLASS = 5
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What was measured, and the answers that it was measured on."""
+
+    evidence: Evidence
+    predictions: Predictions
+
+
+def evaluate(
+    bundle: Path,
+    manifest: Manifest,
+    *,
+    run_id: str = "",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> EvaluationResult:
+    """Measure ``bundle`` on the test split of ``manifest``.
+
+    Args:
+        bundle: the ``.onnx`` file.
+        manifest: loaded, so its hash is that of its files.
+        run_id: MLflow run; by default the one that the bundle names.
+        threads: of ONNX Runtime; by default the cores that this process may use.
+        progress: called with (images done, images in all).
+
+    Raises:
+        BundleError: not a bundle, or one that answers NaN.
+        EvidenceError: the bundle's classes are not those of the manifest.
+        DataError: the test split is empty, or an image of it cannot be used.
+        TamperedError: an image was changed after the manifest was made.
+    """
+    session = PillSession.load(bundle, threads=threads)
+    _check_classes(session, manifest, bundle)
+    predictions = predict_split(session, manifest, "test", progress)
+    photos, image = choose_photos(manifest, predictions.rows)
+    latency = measure_latency(session, photos, image)
+    return EvaluationResult(_evidence(session, manifest, predictions, latency, run_id), predictions)
+
+
+def _check_classes(session: PillSession, manifest: Manifest, bundle: Path) -> None:
+    ours = tuple(entry.kcode for entry in session.metadata.classes)
+    theirs = manifest.catalog.kcodes
+    if ours == theirs:
+        return
+    if len(ours) != len(theirs):
+        difference = f"{len(ours)} classes in the bundle, {len(theirs)} in the manifest"
+    else:
+        index = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
+        difference = f"class {index} is {ours[index]} in the bundle and {theirs[index]} in the manifest"
+    raise EvidenceError(
+        f"{bundle}: its classes are not those of {manifest.root} ({difference}); "
+        "evaluate on a manifest of the drug list that the model was trained for"
+    )
+
+
+def _evidence(
+    session: PillSession, manifest: Manifest, predictions: Predictions, latency: Latency, run_id: str
+) -> Evidence:
+    labels_N, predicted_N = predictions.labels_N, predictions.predicted_N
+    right_N = predicted_N == labels_N
+    real_N = np.asarray([domain == "real" for domain in predictions.rows["domain"].to_pylist()], np.bool_)
+    kcodes = manifest.catalog.kcodes
+    counts_KK = metrics.confusion_matrix(labels_N, predicted_N, len(kcodes))
+    real_counts_KK = metrics.confusion_matrix(labels_N[real_N], predicted_N[real_N], len(kcodes))
+    names = [(drug.kcode, drug.drug_name) for drug in manifest.catalog.drugs]
+    classes = metrics.class_results(counts_KK, real_counts_KK, names)
+    figures = metrics.top_metrics(predictions.ranks_N, real_N)
+    bins = metrics.reliability(predictions.confidences_N, right_N)
+    return Evidence(
+        bundle_sha256=session.sha256,
+        manifest_hash=manifest.hash,
+        run_id=run_id or session.metadata.provenance.run_id,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        metrics={
+            **figures,
+            "latency_p50_ms": Metric(value=latency.p50_ms),
+            "latency_p95_ms": Metric(value=latency.p95_ms),
+            "size_mb": Metric(value=session.size_bytes / 1e6),
+            "ece": Metric(value=metrics.expected_calibration_error(bins), images=len(labels_N)),
+        },
+        slices=_slices(predictions, right_N, real_N),
+        classes=classes,
+        failures=metrics.failures(classes),
+        confusions=metrics.confusions(counts_KK, kcodes),
+        latency=latency,
+        environment=_environment(),
+        notes=_notes(session, manifest, figures, classes),
+    )
+
+
+def _slices(predictions: Predictions, right_N: metrics.Bools, real_N: metrics.Bools) -> dict[str, dict[str, Metric]]:
+    rows = predictions.rows.filter(real_N)
+    found = {name: metrics.slice_shares(right_N[real_N], rows[name].to_pylist()) for name in SLICED_BY}
+    return {name: values for name, values in found.items() if values}
+
+
+def _notes(
+    session: PillSession, manifest: Manifest, figures: dict[str, Metric], classes: tuple[ClassResult, ...]
+) -> tuple[str, ...]:
+    images = sum(result.images for result in classes)
+    real = figures["real_top1"].images or 0 if "real_top1" in figures else 0
+    notes = []
+    if session.metadata.provenance.manifest_hash != manifest.hash:
+        notes.append("The model was trained on another manifest: it may have seen these test images in training.")
+    if images < FEW_IMAGES:
+        notes.append(f"Only {images} test images: read the intervals, not the single figures.")
+    if real == 0:
+        notes.append("No real photos in the test split: nothing here says how the model does in the hand.")
+    elif real < FEW_IMAGES <= images:
+        notes.append(f"Only {real} real test photos: read the interval of real_top1, not the single figure.")
+    if 5 / len(classes) >= 0.2:
+        chance = min(100.0, 500 / len(classes))
+        notes.append(f"With {len(classes)} classes top-5 says little: guessing alone reaches {chance:.0f} %.")
+    absent = [result.kcode for result in classes if result.images == 0]
+    if absent:
+        notes.append(f"Without a test image, so not judged: {_listing(absent)}.")
+    few = [result.kcode for result in classes if 0 < result.images < FEW_PER_CLASS]
+    if few:
+        notes.append(f"{len(few)} classes have fewer than {FEW_PER_CLASS} test images: {_listing(few)}.")
+    return tuple(notes)
+
+
+def _listing(kcodes: list[str], most: int = 10) -> str:
+    more = f" and {len(kcodes) - most} more" if len(kcodes) > most else ""
+    return ", ".join(kcodes[:most]) + more
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "pillsnap": pillsnap.__version__,
+        "python": platform.python_version(),
+        "onnxruntime": ort.__version__,
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "system": platform.platform(),
+        "hardware": hardware_name(),
+    }

@@ -1,0 +1,79 @@
+"""Time a session as it serves: from the bytes of a photo's file to the answer, one photo at a time.
+
+Knows the clock and the machine; knows nothing of right or wrong.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pillsnap.core.evidence import Latency
+from pillsnap.core.images import decode_rgb
+from pillsnap.core.manifest import Manifest
+from pillsnap.inference.session import PillSession
+
+WARM_UP_RUNS = 20
+TIMED_RUNS = 200
+MAX_PHOTOS = 40
+"""Different photos among the runs; they are held in memory."""
+
+
+def measure_latency(
+    session: PillSession, photos: Sequence[bytes], image: str, runs: int = TIMED_RUNS, warm_up: int = WARM_UP_RUNS
+) -> Latency:
+    """Time ``runs`` single identifications, going round the photos. ``image`` says what they are."""
+    for run in range(warm_up):
+        session.identify(photos[run % len(photos)])
+    times_ms = []
+    for run in range(runs):
+        start = time.perf_counter()
+        session.identify(photos[run % len(photos)])
+        times_ms.append(1000 * (time.perf_counter() - start))
+    p50, p95 = np.percentile(times_ms, [50, 95])
+    return Latency(
+        p50_ms=float(p50),
+        p95_ms=float(p95),
+        runs=runs,
+        image=image,
+        threads=session.threads,
+        provider=session.provider,
+        hardware=hardware_name(),
+    )
+
+
+def choose_photos(manifest: Manifest, rows: pa.Table) -> tuple[list[bytes], str]:
+    """Photos to time, spread over ``rows`` (the real ones where there are any), and words on what they are."""
+    domains = rows["domain"].to_pylist()
+    domain = "real" if "real" in domains else "studio"
+    candidates = [index for index, value in enumerate(domains) if value == domain]
+    picked = sorted({candidates[i] for i in np.linspace(0, len(candidates) - 1, MAX_PHOTOS).round().astype(int)})
+    chosen = rows.take(picked)
+    photos = [
+        manifest.read_image(path, sha256)
+        for path, sha256 in zip(chosen["path"].to_pylist(), chosen["sha256"].to_pylist(), strict=True)
+    ]
+    height, width = decode_rgb(photos[0], chosen["path"][0].as_py()).shape[:2]
+    kilobytes = float(np.median([len(photo) for photo in photos])) / 1e3
+    plural = "" if len(photos) == 1 else "s"
+    return (
+        photos,
+        f"{len(photos)} {domain} test image{plural}, the first {width}×{height} px, median {kilobytes:.0f} kB",
+    )
+
+
+def hardware_name() -> str:
+    """The processor, as the system calls it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()

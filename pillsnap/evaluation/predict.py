@@ -1,0 +1,113 @@
+"""Answer every image of one split with a session. Knows how to keep the cores busy; measures nothing.
+
+Images are read and prepared in a few threads while the session works on the former batch.
+Legend: N images, K classes, H height, W width, C channel.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pillsnap.core.errors import DataError
+from pillsnap.core.manifest import Manifest, Split
+from pillsnap.evaluation.metrics import true_ranks
+from pillsnap.inference.session import PillSession
+
+BATCH_SIZE = 8
+"""Larger batches are no faster on a CPU and only take memory."""
+_WORKERS = 2
+_BATCHES_AHEAD = 2
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The answers to the rows of one split, in the order of the rows."""
+
+    rows: pa.Table
+    labels_N: NDArray[np.int64]
+    probabilities_NK: NDArray[np.float32]
+
+    @cached_property
+    def predicted_N(self) -> NDArray[np.int64]:
+        """Index of the answered class (of equal probabilities the lower index, as when served)."""
+        return np.asarray(self.probabilities_NK.argmax(axis=1), np.int64)
+
+    @cached_property
+    def confidences_N(self) -> NDArray[np.float32]:
+        """Probability of the answered class."""
+        return np.asarray(self.probabilities_NK.max(axis=1), np.float32)
+
+    @cached_property
+    def ranks_N(self) -> NDArray[np.int64]:
+        """Rank of the true class, 1 is right."""
+        return true_ranks(self.labels_N, self.probabilities_NK)
+
+    def table(self, kcodes: tuple[str, ...]) -> pa.Table:
+        """One row an image: what it is, what was answered, and how sure."""
+        return pa.table(
+            {
+                "path": self.rows["path"],
+                "domain": self.rows["domain"],
+                "label": pa.array(self.labels_N, pa.int32()),
+                "kcode": [kcodes[label] for label in self.labels_N],
+                "predicted": pa.array(self.predicted_N, pa.int32()),
+                "predicted_kcode": [kcodes[index] for index in self.predicted_N],
+                "confidence": pa.array(self.confidences_N, pa.float32()),
+                "true_rank": pa.array(self.ranks_N, pa.int32()),
+            }
+        )
+
+
+def predict_split(
+    session: PillSession, manifest: Manifest, split: Split = "test", progress: Progress | None = None
+) -> Predictions:
+    """Answer every image of ``split``.
+
+    Raises:
+        DataError: the split is empty.
+        ImageError: an image is gone or cannot be decoded.
+        TamperedError: an image is not the one that the manifest recorded.
+        BundleError: the model answers NaN or infinity.
+    """
+    rows = manifest.split(split)
+    if rows.num_rows == 0:
+        raise DataError(f"{manifest.root}: the {split} split holds no images; prepare the data with more photos")
+    answers = []
+    done = 0
+    for batch_NHWC_u8 in _prepared_batches(session, manifest, rows):
+        answers.append(session.predict(batch_NHWC_u8).probabilities_NK)
+        done += len(batch_NHWC_u8)
+        if progress is not None:
+            progress(done, rows.num_rows)
+    return Predictions(rows, manifest.labels(rows), np.concatenate(answers))
+
+
+def _prepared_batches(session: PillSession, manifest: Manifest, rows: pa.Table) -> Iterator[NDArray[np.uint8]]:
+    files = list(zip(rows["path"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
+
+    def prepare(path: str, sha256: str) -> NDArray[np.uint8]:
+        name = str(manifest.root / path)
+        return session.preprocessor.prepare_for_model(manifest.read_image(path, sha256), name)
+
+    pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="prepare")
+    waiting: deque[Future[NDArray[np.uint8]]] = deque()
+    submitted = 0
+    try:
+        while submitted < len(files) or waiting:
+            ahead = min(len(files), submitted + BATCH_SIZE * _BATCHES_AHEAD - len(waiting))
+            waiting.extend(pool.submit(prepare, *file) for file in files[submitted:ahead])
+            submitted = ahead
+            batch = [waiting.popleft().result() for _ in range(min(BATCH_SIZE, len(waiting)))]
+            yield np.concatenate(batch)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,229 @@
+"""Export: a checkpoint becomes one ``.onnx`` file whose answers are those of PyTorch, proven on test images.
+
+Normalisation, logits and calibrated probabilities are in the graph; classes, preprocessing and provenance in its
+metadata. Legend: N batch, H height, W width, C channel, K class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from torch import Tensor, nn
+
+from pillsnap import __version__
+from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES, BundleClass, BundleMetadata, Provenance
+from pillsnap.core.errors import BundleError, DataError
+from pillsnap.core.files import sha256_file, writing_beside
+from pillsnap.core.manifest import Manifest, Split
+from pillsnap.core.preprocessing import InferencePreprocessor
+from pillsnap.inference.session import PillSession
+from pillsnap.training.backbone import PillNet
+from pillsnap.training.checkpoint import Checkpoint
+
+PARITY_TOLERANCE = 2e-3
+"""Largest difference of a logit, as a share of the largest logit, between PyTorch and ONNX Runtime (float32)."""
+PARITY_IMAGES = 64
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How PyTorch and the bundle agree on real test images."""
+
+    images: int
+    largest_relative_difference: float
+    top1_agreement: float
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A bundle, and the proof that it answers as the checkpoint does."""
+
+    bundle: Path
+    sha256: str
+    size_mb: float
+    temperature: float
+    parity: Parity
+
+    def report(self) -> dict[str, object]:
+        """For the export report (JSON)."""
+        return {**asdict(self), "bundle": self.bundle.name}
+
+
+class _BundleGraph(nn.Module):
+    """``image_NHWC_u8`` → ``logits_NK``, ``probabilities_NK``."""
+
+    def __init__(self, net: PillNet, temperature: float) -> None:
+        super().__init__()
+        self.net = net
+        self.temperature = temperature
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        logits_NK = self.net(image)
+        return logits_NK, torch.softmax(logits_NK / self.temperature, dim=1)
+
+
+def export_bundle(
+    checkpoint: Checkpoint, manifest: Manifest, bundle: Path, *, run_id: str = "", git_commit: str = "unknown"
+) -> ExportResult:
+    """Write the bundle of a checkpoint and check it.
+
+    Args:
+        checkpoint: what was trained.
+        manifest: the data set of the training: its validation split sets the temperature, its test split proves
+            the parity.
+        bundle: the ``.onnx`` file to write.
+        run_id: MLflow run of the training.
+        git_commit: of the code that trained.
+
+    Raises:
+        DataError: the manifest is another one, or has no validation or test images.
+        BundleError: the graph cannot be exported, or answers differently from PyTorch.
+    """
+    if checkpoint.manifest_hash != manifest.hash:
+        raise DataError(
+            f"the checkpoint was trained on manifest {checkpoint.manifest_hash[:12]}, {manifest.root} is "
+            f"{manifest.hash[:12]}; give the data set it was trained on"
+        )
+    net = checkpoint.build_net()
+    temperature = fit_temperature(*_logits_of_split(net, checkpoint, manifest, "val"))
+    metadata = _metadata(checkpoint, manifest, temperature, run_id, git_commit)
+    model = _to_onnx(_BundleGraph(net, temperature).eval(), metadata)
+    with writing_beside(bundle) as temporary:
+        onnx.save(model, temporary)
+        parity = _measure_parity(net, temporary, checkpoint, manifest)
+    return ExportResult(bundle, sha256_file(bundle), bundle.stat().st_size / 1e6, temperature, parity)
+
+
+def fit_temperature(logits_NK: NDArray[np.float32], label_N: NDArray[np.int64]) -> float:
+    """The T that minimises the negative log-likelihood of softmax(logits / T).
+
+    Temperature scaling: Guo et al., "On Calibration of Modern Neural Networks", 2017. Bounded to 0.05..20, so
+    that a perfect or a hopeless validation split does not run away.
+    """
+    rows = np.arange(len(label_N))
+
+    def negative_log_likelihood(log_temperature: float) -> float:
+        log_probabilities = log_softmax(logits_NK.astype(np.float64) / np.exp(log_temperature), axis=1)
+        return float(-log_probabilities[rows, label_N].mean())
+
+    result = minimize_scalar(negative_log_likelihood, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(result.x))
+
+
+def _metadata(
+    checkpoint: Checkpoint, manifest: Manifest, temperature: float, run_id: str, git_commit: str
+) -> BundleMetadata:
+    preprocessing = checkpoint.config.preprocessing
+    return BundleMetadata(
+        classes=tuple(
+            BundleClass(kcode=drug.kcode, drug_name=drug.drug_name, manufacturer=drug.manufacturer)
+            for drug in manifest.catalog.drugs
+        ),
+        preprocessing=preprocessing,
+        preprocessing_fingerprint=preprocessing.fingerprint,
+        temperature=temperature,
+        provenance=Provenance(
+            manifest_hash=checkpoint.manifest_hash,
+            backbone=checkpoint.config.model.backbone,
+            git_commit=git_commit,
+            run_id=run_id,
+            pillsnap_version=__version__,
+        ),
+    )
+
+
+def _to_onnx(graph: nn.Module, metadata: BundleMetadata) -> onnx.ModelProto:
+    size = metadata.preprocessing.target_size
+    example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    exporter_log = logging.getLogger("torch.onnx")
+    level = exporter_log.level
+    exporter_log.setLevel(logging.ERROR)
+    try:
+        # The exporter prints its progress and warns of its own deprecations.
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                graph,
+                (example,),
+                dynamo=True,
+                input_names=[INPUT_NAME],
+                output_names=list(OUTPUT_NAMES),
+                dynamic_shapes=({0: batch},),
+                optimize=True,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter's errors have no common base
+        raise BundleError(
+            f"{metadata.provenance.backbone} cannot be exported to ONNX ({type(error).__name__}: {str(error)[:300]})"
+        ) from error
+    finally:
+        exporter_log.setLevel(level)
+    assert program is not None
+    model = program.model_proto
+    del model.metadata_props[:]
+    for key, value in metadata.to_props().items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _images_of_split(
+    checkpoint: Checkpoint, manifest: Manifest, split: Split, limit: int | None
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """``image_NHWC_u8`` and ``label_N``; with a limit, evenly over the split."""
+    rows = manifest.split(split)
+    if rows.num_rows == 0:
+        raise DataError(f"{manifest.root}: the {split} split is empty")
+    if limit is not None and rows.num_rows > limit:
+        rows = rows.take(np.linspace(0, rows.num_rows - 1, limit).astype(int))
+    preprocessor = InferencePreprocessor(checkpoint.config.preprocessing)
+    pairs = zip(rows["path"].to_pylist(), rows["sha256"].to_pylist(), strict=True)
+    images = [preprocessor.prepare_for_model(manifest.read_image(path, sha), path) for path, sha in pairs]
+    return np.concatenate(images), manifest.labels(rows)
+
+
+def _logits_of_split(
+    net: PillNet, checkpoint: Checkpoint, manifest: Manifest, split: Split
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    images_NHWC_u8, label_N = _images_of_split(checkpoint, manifest, split, limit=2000)
+    return _run_torch(net, images_NHWC_u8), label_N
+
+
+def _run_torch(net: PillNet, images_NHWC_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        parts = [net(torch.from_numpy(images_NHWC_u8[i : i + _BATCH])) for i in range(0, len(images_NHWC_u8), _BATCH)]
+    return np.asarray(torch.cat(parts).numpy(), np.float32)
+
+
+def _measure_parity(net: PillNet, bundle: Path, checkpoint: Checkpoint, manifest: Manifest) -> Parity:
+    images_NHWC_u8, _ = _images_of_split(checkpoint, manifest, "test", limit=PARITY_IMAGES)
+    expected_NK = _run_torch(net, images_NHWC_u8)
+    session = PillSession.load(bundle)
+    # both a batch and single images: the batch axis must really be free
+    actual_NK = session.predict(images_NHWC_u8).logits_NK
+    single_NK = np.concatenate([session.predict(image[np.newaxis]).logits_NK for image in images_NHWC_u8[:4]])
+    scale = max(float(np.abs(expected_NK).max()), 1e-6)
+    difference = max(
+        float(np.abs(actual_NK - expected_NK).max()), float(np.abs(single_NK - expected_NK[: len(single_NK)]).max())
+    )
+    agreement = float((actual_NK.argmax(1) == expected_NK.argmax(1)).mean())
+    parity = Parity(len(images_NHWC_u8), difference / scale, agreement)
+    if not parity.largest_relative_difference <= PARITY_TOLERANCE:
+        raise BundleError(
+            f"the exported graph differs from PyTorch: {parity.largest_relative_difference:.2%} of the largest logit on "
+            f"{parity.images} test images (allowed {PARITY_TOLERANCE:.2%}), top-1 agreement {agreement:.1%}"
+        )
+    return parity

@@ -1,0 +1,1 @@
+"""Judging evidence by the policy: PROMOTE, HOLD or REJECT."""

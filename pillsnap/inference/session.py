@@ -1,0 +1,205 @@
+"""Run a bundle: from the bytes of a photo to ranked drugs. The evaluation judges this very code, and it serves.
+
+Knows the bundle's form (``core.bundle``), ONNX Runtime on the CPU, and the shared preprocessing; knows nothing of
+manifests, metrics or who asks. Legend: N batch, H height, W width, C channel, K classes.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES, BundleMetadata
+from pillsnap.core.errors import BundleError, ConfigError, ImageError
+from pillsnap.core.files import sha256_bytes
+from pillsnap.core.preprocessing import InferencePreprocessor
+
+PROVIDER = "CPUExecutionProvider"
+_ORT_ERRORS: tuple[type[Exception], ...] = (
+    ort_errors.EPFail,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoModel,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+    RuntimeError,
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a bundle answers to N images."""
+
+    logits_NK: NDArray[np.float32]
+    probabilities_NK: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One drug that the photo may show; rank 1 is the best."""
+
+    rank: int
+    kcode: str
+    drug_name: str
+    manufacturer: str
+    confidence: float
+    """Probability, 0..1."""
+
+
+class PillSession:
+    """A loaded bundle. Safe to share between threads: ONNX Runtime's ``run`` is, and nothing here changes."""
+
+    def __init__(self, session: ort.InferenceSession, metadata: BundleMetadata, data: bytes, source: str) -> None:
+        self.metadata = metadata
+        self.sha256 = sha256_bytes(data)
+        """Of the bundle's bytes."""
+        self.size_bytes = len(data)
+        self.source = source
+        """The bundle's path, for messages."""
+        self.preprocessor = InferencePreprocessor(metadata.preprocessing)
+        self._session = session
+
+    @classmethod
+    def load(cls, path: Path | bytes, *, threads: int | None = None) -> Self:
+        """Load a bundle and try it on one black image, so that a wrong one fails here and not later.
+
+        Args:
+            path: the ``.onnx`` file, or its bytes.
+            threads: threads within one inference; by default the cores that this process may use.
+
+        Raises:
+            BundleError: cannot be read, is not ONNX, or is not a bundle of this version.
+            ConfigError: ``threads`` is under 1.
+        """
+        source = "bundle" if isinstance(path, bytes) else str(path)
+        data = path if isinstance(path, bytes) else _read(path)
+        session = _open(data, source, usable_cores() if threads is None else threads)
+        metadata = BundleMetadata.from_props(session.get_modelmeta().custom_metadata_map, source)
+        _check_interface(session, metadata, source)
+        loaded = cls(session, metadata, data, source)
+        side = metadata.preprocessing.target_size
+        loaded._run(np.zeros((1, side, side, 3), np.uint8))
+        return loaded
+
+    @property
+    def threads(self) -> int:
+        """Threads within one inference."""
+        return int(self._session.get_session_options().intra_op_num_threads)
+
+    @property
+    def provider(self) -> str:
+        """ONNX Runtime's execution provider."""
+        return str(self._session.get_providers()[0])
+
+    def predict(self, image_NHWC_u8: NDArray[np.uint8]) -> Prediction:
+        """Logits and probabilities of N prepared images (see `InferencePreprocessor`).
+
+        Raises:
+            ImageError: not uint8 of N × size × size × 3 with N ≥ 1.
+            BundleError: the answer is not finite; such a model must not answer at all.
+        """
+        side = self.metadata.preprocessing.target_size
+        wrong_shape = image_NHWC_u8.ndim != 4 or image_NHWC_u8.shape[1:] != (side, side, 3)
+        if wrong_shape or len(image_NHWC_u8) < 1 or image_NHWC_u8.dtype != np.uint8:
+            raise ImageError(
+                f"{self.source}: expects uint8 images of N×{side}×{side}×3, "
+                f"got {image_NHWC_u8.dtype} of shape {image_NHWC_u8.shape}"
+            )
+        logits_NK, probabilities_NK = self._run(image_NHWC_u8)
+        if not (np.isfinite(logits_NK).all() and np.isfinite(probabilities_NK).all()):
+            raise BundleError(f"{self.source}: the model answered NaN or infinity; train or export it again")
+        return Prediction(logits_NK, probabilities_NK)
+
+    def identify(self, photo: bytes, top: int = 5, name: str = "image") -> tuple[Candidate, ...]:
+        """The ``top`` most probable drugs of one photo, the best first (fewer where there are fewer classes).
+
+        Raises:
+            ImageError: the photo cannot be decoded; the message starts with ``name``.
+            BundleError: the answer is not finite.
+            ConfigError: ``top`` is under 1.
+        """
+        if top < 1:
+            raise ConfigError(f"top: at least 1 answer must be asked for, not {top}")
+        probabilities_K = self.predict(self.preprocessor.prepare_for_model(photo, name)).probabilities_NK[0]
+        best = np.argsort(-probabilities_K, kind="stable")[:top]
+        return tuple(self._candidate(rank, int(k), probabilities_K) for rank, k in enumerate(best, start=1))
+
+    def _candidate(self, rank: int, index: int, probabilities_K: NDArray[np.float32]) -> Candidate:
+        entry = self.metadata.classes[index]
+        return Candidate(rank, entry.kcode, entry.drug_name, entry.manufacturer, float(probabilities_K[index]))
+
+    def _run(self, image_NHWC_u8: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        try:
+            outputs: list[Any] = self._session.run(list(OUTPUT_NAMES), {INPUT_NAME: image_NHWC_u8})
+        except _ORT_ERRORS as error:
+            raise BundleError(f"{self.source}: the model cannot be run ({error}); export it again") from error
+        expected = (len(image_NHWC_u8), len(self.metadata.classes))
+        for name, output in zip(OUTPUT_NAMES, outputs, strict=True):
+            if output.shape != expected:
+                raise BundleError(
+                    f"{self.source}: output {name!r} has shape {output.shape}, expected {expected} "
+                    "(images, classes of the metadata); export it again"
+                )
+        return outputs[0], outputs[1]
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _open(data: bytes, source: str, threads: int) -> ort.InferenceSession:
+    if threads < 1:
+        raise ConfigError(f"threads: must be at least 1, not {threads}")
+    if not data:
+        raise BundleError(f"{source}: the file is empty; make a bundle with: pillsnap export")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what goes wrong is raised
+    # Threads that spin between two layers take the cores from the decoder: worse p95 with fast nets.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(data, options, providers=[PROVIDER])
+    except _ORT_ERRORS as error:
+        raise BundleError(
+            f"{source}: is not an ONNX model that ONNX Runtime {ort.__version__} reads ({error})"
+        ) from error
+
+
+def _check_interface(session: ort.InferenceSession, metadata: BundleMetadata, source: str) -> None:
+    inputs = session.get_inputs()
+    if [(node.name, node.type, len(node.shape)) for node in inputs] != [(INPUT_NAME, "tensor(uint8)", 4)]:
+        found = ", ".join(f"{node.name} {node.type} {node.shape}" for node in inputs)
+        raise BundleError(f"{source}: expected one input '{INPUT_NAME}' uint8 N,H,W,C, found: {found}")
+    side = metadata.preprocessing.target_size
+    for axis, found, expected in zip("HWC", inputs[0].shape[1:], (side, side, 3), strict=True):
+        if isinstance(found, int) and found != expected:
+            raise BundleError(f"{source}: axis {axis} of the input is {found}, its metadata says {expected}")
+    if isinstance(inputs[0].shape[0], int):
+        raise BundleError(f"{source}: takes {inputs[0].shape[0]} image(s) at a time; export with a dynamic batch")
+    outputs = {node.name: node for node in session.get_outputs()}
+    for name in OUTPUT_NAMES:
+        if name not in outputs or outputs[name].type != "tensor(float)" or len(outputs[name].shape) != 2:
+            raise BundleError(f"{source}: expected an output {name!r} float32 N,K, found: {', '.join(outputs)}")
+        classes = outputs[name].shape[1]
+        if isinstance(classes, int) and classes != len(metadata.classes):
+            raise BundleError(
+                f"{source}: output {name!r} has {classes} classes, its metadata {len(metadata.classes)}; export again"
+            )

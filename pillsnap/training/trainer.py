@@ -1,0 +1,218 @@
+"""The training loop: from batches to checkpoints, telling an observer what happens.
+
+Knows nothing of MLflow, Optuna or files other than its checkpoints. Legend: N batch, H height, W width,
+C channel, K class.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.data.mixup import Mixup
+from timm.data.random_erasing import RandomErasing
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from pillsnap.core.errors import TrainingError
+from pillsnap.core.experiment import ExperimentConfig
+from pillsnap.training.backbone import PillNet, create_net
+from pillsnap.training.batches import TrainingData, plain_batches, train_loader
+from pillsnap.training.checkpoint import Checkpoint, CheckpointKeeper
+from pillsnap.training.device import Device
+from pillsnap.training.optimizer import create_optimizer, create_schedule
+
+
+class TrainingObserver(Protocol):
+    """Told what happens, in the training process. An exception from it ends the training (pruning does that)."""
+
+    def on_step(self, step: int, metrics: dict[str, float]) -> None:
+        """After every ``logging.every_steps`` updates; ``step`` counts updates from 1."""
+
+    def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """After the validation of every epoch; ``epoch`` counts from 1."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training left behind."""
+
+    best_checkpoint: Path
+    best_epoch: int
+    best_metrics: dict[str, float]
+    history: list[dict[str, float]] = field(default_factory=list)
+    """One entry an epoch, with the key ``epoch``."""
+
+
+def fit(config: ExperimentConfig, data: TrainingData, folder: Path, observer: TrainingObserver) -> FitResult:
+    """Train from the start and keep the best.
+
+    Raises:
+        TrainingError: the loss is not a finite number, or pretrained weights cannot be had.
+    """
+    return _Trainer(config, data, folder, observer).fit()
+
+
+class _Trainer:
+    def __init__(self, config: ExperimentConfig, data: TrainingData, folder: Path, observer: TrainingObserver) -> None:
+        self._config = config
+        self._data = data
+        self._observer = observer
+        self._device = Device.choose(config.training.mixed_precision)
+        # timm's mixup and random erasing, and torch's dropout, draw from the global generators.
+        torch.manual_seed(config.seed)
+        np.random.seed(config.seed)  # noqa: NPY002
+        catalog = data.manifest.catalog
+        device = self._device.torch_device
+        net = create_net(config.model, config.preprocessing, len(catalog.drugs))
+        self._net: PillNet = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._loader, self._sampler = train_loader(data, config, cuda=device.type == "cuda")
+        self._optimizer = create_optimizer(self._net, config)
+        self._schedule = create_schedule(self._optimizer, config, len(self._loader))
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._device.needs_scaler)
+        self._ema = _create_ema(self._net, config)
+        self._mixup = _create_mixup(config, len(catalog.drugs))
+        self._erasing = _create_erasing(config, device)
+        weights = torch.tensor(catalog.class_weights, device=device)
+        self._class_weights_K = weights / weights.mean()
+        self._keeper = CheckpointKeeper(folder, config.checkpoints.every_epochs, config.checkpoints.keep_best)
+        self._step = 0
+
+    def fit(self) -> FitResult:
+        history: list[dict[str, float]] = []
+        best: tuple[int, dict[str, float]] = (0, {})
+        for epoch in range(1, self._config.training.epochs + 1):
+            metrics = {**self._train_epoch(epoch), **self._validate()}
+            history.append({"epoch": epoch, **metrics})
+            if self._keeper.add(self._checkpoint(epoch, metrics)):
+                best = (epoch, metrics)
+            self._observer.on_epoch(epoch, metrics)
+        return FitResult(self._keeper.best, best[0], best[1], history)
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        self._net.train()
+        self._sampler.epoch = epoch
+        started = time.perf_counter()
+        images = 0
+        total = torch.zeros((), device=self._device.torch_device)
+        since_log: list[Tensor] = []
+        for image_NHWC_u8, label_N in self._loader:  # type: ignore[misc]
+            loss = self._update(image_NHWC_u8, label_N)
+            self._step += 1
+            images += len(label_N)
+            since_log.append(loss)
+            total += loss
+            if self._step % self._config.logging.every_steps == 0:
+                self._log_step(since_log, images / (time.perf_counter() - started))
+                since_log = []
+        mean_loss = float(total) / len(self._loader)
+        self._require_finite(mean_loss)
+        seconds = time.perf_counter() - started
+        return {"train_loss": mean_loss, "lr": self._lr(), "images_per_s": images / seconds, "train_s": seconds}
+
+    def _update(self, image_NHWC_u8: Tensor, label_N: Tensor) -> Tensor:
+        device = self._device.torch_device
+        label_N = label_N.to(device, non_blocking=True)
+        image = self._net.normalize(image_NHWC_u8.to(device, non_blocking=True))
+        target: Tensor = label_N
+        if self._mixup is not None:
+            image, target = self._mixup(image, label_N)
+        if self._erasing is not None:
+            image = self._erasing(image)
+        with self._device.autocast():
+            logits_NK = self._net.backbone(image.contiguous(memory_format=torch.channels_last))
+        smoothing = self._config.training.label_smoothing if target.ndim == 1 else 0.0  # mixup smooths by itself
+        loss = F.cross_entropy(logits_NK.float(), target, weight=self._class_weights_K, label_smoothing=smoothing)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()
+        if self._config.training.gradient_clip is not None:
+            self._scaler.unscale_(self._optimizer)  # before clipping: the norm must be that of the true gradient
+            torch.nn.utils.clip_grad_norm_(self._net.parameters(), self._config.training.gradient_clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._schedule.step_update(self._step + 1)
+        if self._ema is not None:
+            self._ema.update(self._net, step=self._step)
+        return loss.detach()
+
+    def _validate(self) -> dict[str, float]:
+        """Loss, top-1 and top-5 on the whole validation split, and top-1 of each domain."""
+        net = self._judged_net().eval()
+        device = self._device.torch_device
+        logits: list[Tensor] = []
+        with torch.inference_mode(), self._device.autocast():
+            for image_NHWC_u8, _ in plain_batches(self._data, self._data.val_indices, self._config.data.batch_size * 2):
+                image = net.normalize(image_NHWC_u8.to(device)).contiguous(memory_format=torch.channels_last)
+                logits.append(net.backbone(image).float().cpu())
+        logits_NK = torch.cat(logits)
+        label_N = torch.from_numpy(self._data.labels_N[self._data.val_indices])
+        is_real_N = torch.from_numpy(self._data.is_real_N[self._data.val_indices])
+        correct_N = logits_NK.argmax(1) == label_N
+        top5 = logits_NK.topk(min(5, logits_NK.shape[1]), dim=1).indices
+        metrics = {
+            "val_loss": float(F.cross_entropy(logits_NK, label_N)),
+            "val_top1": float(correct_N.float().mean()),
+            "val_top5": float((top5 == label_N[:, None]).any(1).float().mean()),
+        }
+        self._require_finite(metrics["val_loss"])
+        for name, mask in (("val_real_top1", is_real_N), ("val_studio_top1", ~is_real_N)):
+            if mask.any():
+                metrics[name] = float(correct_N[mask].float().mean())
+        return metrics
+
+    def _judged_net(self) -> PillNet:
+        net: Any = self._ema.module if self._ema is not None else self._net
+        assert isinstance(net, PillNet)
+        return net
+
+    def _checkpoint(self, epoch: int, metrics: dict[str, float]) -> Checkpoint:
+        state = {key: value.detach().cpu().contiguous() for key, value in self._judged_net().state_dict().items()}
+        manifest = self._data.manifest
+        return Checkpoint(self._config, manifest.catalog.kcodes, manifest.hash, epoch, metrics, state)
+
+    def _log_step(self, losses: list[Tensor], images_per_s: float) -> None:
+        loss = float(torch.stack(losses).mean())
+        self._require_finite(loss)
+        self._observer.on_step(self._step, {"step_loss": loss, "step_lr": self._lr(), "step_images_per_s": images_per_s})
+
+    def _lr(self) -> float:
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def _require_finite(self, loss: float) -> None:
+        if not np.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} after {self._step} updates; lower training.base_lr, or set "
+                "training.gradient_clip, or training.mixed_precision=false"
+            )
+
+
+def _create_ema(net: PillNet, config: ExperimentConfig) -> ModelEmaV3 | None:
+    if config.training.ema_decay is None:
+        return None
+    return ModelEmaV3(net, decay=config.training.ema_decay, use_warmup=True)
+
+
+def _create_mixup(config: ExperimentConfig, num_classes: int) -> Mixup | None:
+    augmentation = config.augmentation
+    if augmentation.mix_probability == 0 or (augmentation.mixup_alpha == 0 and augmentation.cutmix_alpha == 0):
+        return None
+    return Mixup(
+        mixup_alpha=augmentation.mixup_alpha,
+        cutmix_alpha=augmentation.cutmix_alpha,
+        # timm takes a given range for "cutmix is on", whatever its alpha
+        cutmix_minmax=augmentation.cutmix_minmax if augmentation.cutmix_alpha > 0 else None,
+        prob=augmentation.mix_probability,
+        label_smoothing=config.training.label_smoothing,
+        num_classes=num_classes,
+    )
+
+
+def _create_erasing(config: ExperimentConfig, device: torch.device) -> RandomErasing | None:
+    if config.augmentation.random_erasing == 0:
+        return None
+    return RandomErasing(config.augmentation.random_erasing, mode="pixel", device=device)

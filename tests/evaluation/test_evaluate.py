@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from pillsnap.cli.main import cli
+from pillsnap.core.bundle import BundleMetadata
+from pillsnap.core.errors import BundleError, ConfigError, DataError, EvidenceError, ImageError, TamperedError
+from pillsnap.core.evidence import Evidence
+from pillsnap.core.files import sha256_file
+from pillsnap.core.manifest import Manifest
+from pillsnap.evaluation import pictures
+from pillsnap.evaluation.evidence import EvaluationResult, evaluate
+from pillsnap.evaluation.latency import choose_photos, measure_latency
+from pillsnap.evaluation.predict import Predictions, predict_split
+from pillsnap.evaluation.report import PREDICTIONS_FILE, write_report
+from pillsnap.inference.session import PillSession
+
+# (label, painted as, split, domain): of 10 test images 7 are right, of 5 real ones 4; class 5 has none.
+IMAGES = [
+    *[(0, 0, "test", "real")] * 2,
+    (0, 1, "test", "real"),
+    *[(1, 1, "test", "real")] * 2,
+    *[(2, 2, "test", "studio")] * 2,
+    (2, 3, "test", "studio"),
+    (3, 2, "test", "studio"),
+    (4, 4, "test", "studio"),
+    *[(5, 5, "train", "real")] * 2,
+    (0, 0, "val", "real"),
+]
+
+
+@pytest.fixture(scope="module")
+def house(toys: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    root = tmp_path_factory.mktemp("house")
+    manifest = toys.save_manifest(root / "manifest", toys.toy_colors(6), IMAGES)
+    bundle = toys.save_bundle(root / "model.onnx", toys.toy_colors(6), manifest.hash)
+    return SimpleNamespace(manifest=manifest, bundle=bundle, result=evaluate(bundle, manifest, threads=1))
+
+
+@pytest.fixture
+def small(toys: SimpleNamespace, tmp_path: Path) -> SimpleNamespace:
+    """A copy that a test may damage."""
+    manifest = toys.save_manifest(tmp_path / "manifest", toys.toy_colors(6), IMAGES)
+    return SimpleNamespace(manifest=manifest, bundle=toys.save_bundle(tmp_path / "model.onnx", toys.toy_colors(6)))
+
+
+def test_figures_are_those_of_the_painted_pictures(house: SimpleNamespace) -> None:
+    evidence = house.result.evidence
+    top1, real = evidence.metrics["top1"], evidence.metrics["real_top1"]
+    assert (top1.value, top1.images) == (0.7, 10)
+    assert (real.value, real.images) == (0.8, 5)
+    assert evidence.metrics["studio_top1"].value == 0.6
+    assert top1.low < 0.7 < top1.high
+    assert evidence.metrics["size_mb"].value == house.bundle.stat().st_size / 1e6
+    assert evidence.metrics["latency_p95_ms"].value == evidence.latency.p95_ms >= evidence.latency.p50_ms > 0
+    assert 0 <= evidence.metrics["ece"].value <= 1
+    assert evidence.confusions == (
+        ("K-990001", "K-990002", 1), ("K-990003", "K-990004", 1), ("K-990004", "K-990003", 1),
+    )  # fmt: skip
+    assert evidence.failures == ("K-990004", "K-990001", "K-990003")
+
+
+def test_evidence_names_what_it_is_of(house: SimpleNamespace) -> None:
+    evidence = house.result.evidence
+    assert evidence.bundle_sha256 == sha256_file(house.bundle)
+    assert evidence.manifest_hash == house.manifest.hash
+    assert evidence.run_id == "run-1"
+    assert (evidence.latency.runs, evidence.latency.threads) == (200, 1)
+    assert evidence.latency.image.startswith("5 real test image")
+    assert {"python", "onnxruntime", "pillsnap", "hardware"} <= evidence.environment.keys()
+
+
+def test_a_class_without_test_images_is_absent_not_zero(house: SimpleNamespace) -> None:
+    last = house.result.evidence.classes[5]
+    assert (last.images, last.top1, last.real_top1) == (0, None, None)
+    assert last.kcode not in house.result.evidence.failures
+    assert any("K-990006" in note for note in house.result.evidence.notes)
+
+
+def test_slices_are_of_real_photos_only(house: SimpleNamespace) -> None:
+    slices = house.result.evidence.slices
+    assert set(slices) == {"background", "light", "side"}
+    for values in slices.values():
+        assert sum(metric.images for metric in values.values()) == 5
+
+
+def test_notes_say_what_limits_the_figures(house: SimpleNamespace, small: SimpleNamespace) -> None:
+    notes = " ".join(house.result.evidence.notes)
+    assert "Only 10 test images" in notes
+    assert "top-5 says little: guessing alone reaches 83 %" in notes
+    assert "another manifest" not in notes
+    assert "another manifest" in " ".join(evaluate(small.bundle, small.manifest).evidence.notes)
+
+
+def test_without_real_photos_there_is_no_real_figure(toys: SimpleNamespace, tmp_path: Path) -> None:
+    manifest = toys.save_manifest(
+        tmp_path / "m", toys.toy_colors(3), [(i % 3, i % 3, "test", "studio") for i in range(9)]
+    )
+    result = evaluate(toys.save_bundle(tmp_path / "b.onnx", toys.toy_colors(3)), manifest)
+    assert "real_top1" not in result.evidence.metrics
+    assert result.evidence.slices == {}
+    assert result.evidence.metrics["top5"].value == 1
+    assert any("No real photos" in note for note in result.evidence.notes)
+    assert (write_report(result, manifest, tmp_path / "report") / "mistakes.png").stat().st_size > 5000
+
+
+def test_two_classes_all_wrong(toys: SimpleNamespace, tmp_path: Path) -> None:
+    manifest = toys.save_manifest(tmp_path / "m", toys.toy_colors(2), [(0, 1, "test", "real"), (1, 0, "test", "real")])
+    result = evaluate(toys.save_bundle(tmp_path / "b.onnx", toys.toy_colors(2)), manifest)
+    assert result.evidence.metrics["top1"].value == 0
+    write_report(result, manifest, tmp_path / "report")
+
+
+def test_progress_counts_every_image(house: SimpleNamespace) -> None:
+    seen: list[tuple[int, int]] = []
+    session = PillSession.load(house.bundle)
+    predictions = predict_split(session, house.manifest, "test", lambda done, total: seen.append((done, total)))
+    assert seen == [(8, 10), (10, 10)]
+    paths = predictions.rows["path"].to_pylist()
+    for index in (0, 9):  # the order of the rows, whoever was prepared first
+        data = (house.manifest.root / paths[index]).read_bytes()
+        best = session.identify(data, top=1)[0]
+        assert best.kcode == house.manifest.catalog.kcodes[predictions.predicted_N[index]]
+
+
+def test_a_changed_image_is_tampered(small: SimpleNamespace) -> None:
+    victim = small.manifest.root / small.manifest.split("test")["path"][3].as_py()
+    victim.write_bytes(cv2.imencode(".png", np.zeros((32, 32, 3), np.uint8))[1].tobytes())
+    with pytest.raises(TamperedError, match=victim.name):
+        evaluate(small.bundle, small.manifest)
+    victim.unlink()
+    with pytest.raises(ImageError, match=victim.name):
+        evaluate(small.bundle, small.manifest)
+
+
+def test_other_classes_are_refused(toys: SimpleNamespace, house: SimpleNamespace, tmp_path: Path) -> None:
+    fewer = toys.save_bundle(tmp_path / "fewer.onnx", toys.toy_colors(5))
+    with pytest.raises(EvidenceError, match="5 classes in the bundle, 6 in the manifest"):
+        evaluate(fewer, house.manifest)
+    metadata: BundleMetadata = toys.toy_metadata(toys.toy_catalog(6))
+    swapped = metadata.model_copy(update={"classes": metadata.classes[::-1]})
+    bundle = toys.save_model(tmp_path / "swapped.onnx", toys.toy_graph(toys.toy_colors(6)), swapped.to_props())
+    with pytest.raises(EvidenceError, match="class 0 is K-990006 in the bundle and K-990001"):
+        evaluate(bundle, house.manifest)
+
+
+def test_an_empty_test_split_is_refused(toys: SimpleNamespace, tmp_path: Path) -> None:
+    manifest = toys.save_manifest(tmp_path / "m", toys.toy_colors(2), [(0, 0, "train", "real")])
+    with pytest.raises(DataError, match="test split holds no images"):
+        evaluate(toys.save_bundle(tmp_path / "b.onnx", toys.toy_colors(2)), manifest)
+
+
+def test_a_model_that_answers_nan_is_refused(toys: SimpleNamespace, house: SimpleNamespace, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="NaN"):
+        evaluate(toys.save_bundle(tmp_path / "b.onnx", toys.toy_colors(6), nan=True), house.manifest)
+
+
+def test_latency_goes_round_the_photos(house: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = PillSession.load(house.bundle, threads=1)
+    photos, words = choose_photos(house.manifest, house.manifest.split("test"))
+    assert len(photos) == 5
+    assert "32×32 px" in words
+    asked: list[bytes] = []
+    monkeypatch.setattr(PillSession, "identify", lambda self, photo: asked.append(photo))
+    latency = measure_latency(session, photos, words, runs=12, warm_up=3)
+    assert asked == [photos[i % 5] for i in (0, 1, 2, *range(12))]
+    assert latency.runs == 12
+
+
+def test_report_is_a_whole_folder_of_real_pictures(house: SimpleNamespace, tmp_path: Path) -> None:
+    folder = write_report(house.result, house.manifest, tmp_path / "out" / "report")
+    names = {"classes.png", "confusion.png", "slices.png", "reliability.png", "mistakes.png"}
+    assert {path.name for path in folder.glob("*.png")} == names
+    for name in names:
+        image = cv2.imread(str(folder / name))
+        assert image is not None
+        assert min(image.shape[:2]) > 250
+        assert image.std() > 8
+    assert Evidence.load(folder / "evidence.json") == house.result.evidence
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert all(f"]({name})" in text for name in names)
+    assert "| K-990004 | 가상정3 | 1 | 0 % | no photos | K-990003 |" in text
+    assert [path.name for path in folder.parent.iterdir()] == ["report"]
+
+
+def test_predictions_say_what_was_answered(house: SimpleNamespace, tmp_path: Path) -> None:
+    folder = write_report(house.result, house.manifest, tmp_path / "report")
+    rows = pq.read_table(folder / PREDICTIONS_FILE).to_pylist()
+    assert len(rows) == 10
+    assert sum(row["label"] == row["predicted"] for row in rows) == 7
+    wrong = next(row for row in rows if row["kcode"] == "K-990004")
+    assert (wrong["predicted_kcode"], wrong["domain"]) == ("K-990003", "studio")
+    assert wrong["true_rank"] > 1
+    assert 0 < wrong["confidence"] <= 1
+
+
+def test_a_former_report_is_replaced_and_nothing_else(house: SimpleNamespace, tmp_path: Path) -> None:
+    folder = write_report(house.result, house.manifest, tmp_path / "report")
+    (folder / "old.png").touch()
+    write_report(house.result, house.manifest, folder)
+    assert not (folder / "old.png").exists()
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "dear.jpg").touch()
+    with pytest.raises(ConfigError, match="photos: holds other files"):
+        write_report(house.result, house.manifest, other)
+    with pytest.raises(ConfigError, match="is a file"):
+        write_report(house.result, house.manifest, other / "dear.jpg")
+    assert (other / "dear.jpg").exists()
+
+
+def test_a_report_that_fails_leaves_the_former_one(
+    house: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_report(house.result, house.manifest, tmp_path / "report")
+    before = sorted(path.name for path in folder.iterdir())
+
+    def fail(*_: Any) -> None:
+        raise TamperedError("no")
+
+    monkeypatch.setattr("pillsnap.evaluation.report.draw_all", fail)
+    with pytest.raises(TamperedError):
+        write_report(house.result, house.manifest, folder)
+    assert sorted(path.name for path in folder.iterdir()) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+def test_pictures_of_100_classes_are_readable_in_size(house: SimpleNamespace) -> None:
+    counts_KK = np.diag(np.arange(100))
+    figure = pictures.draw_confusion(counts_KK, [f"K-{i:06d}" for i in range(100)])
+    assert min(figure.canvas.get_width_height()) > 1400
+    result = house.result.evidence.classes[0]
+    many = [result.model_copy(update={"kcode": f"K-{i:06d}", "top1": i / 100}) for i in range(100)]
+    assert pictures.draw_classes(many).canvas.get_width_height()[0] > 1800
+
+
+def test_nothing_measured_at_all_draws_no_slices(house: SimpleNamespace) -> None:
+    result: EvaluationResult = house.result
+    assert pictures.draw_slices(result.evidence.model_copy(update={"metrics": {}, "slices": {}})) is None
+
+
+def test_command_writes_the_report(house: SimpleNamespace, tmp_path: Path) -> None:
+    arguments = ["evaluate", str(house.bundle), "--manifest", str(house.manifest.root)]
+    done = CliRunner().invoke(cli, [*arguments, "--out", str(tmp_path / "report"), "--threads", "1"])
+    assert done.exit_code == 0, done.output
+    assert "Top-1                    70.0 %  (39.7–89.2 %, 10 images)" in done.output
+    assert "note: Only 10 test images" in done.output
+    document = json.loads((tmp_path / "report" / "evidence.json").read_text(encoding="utf-8"))
+    assert document["manifest_hash"] == Manifest.load(house.manifest.root).hash
+
+
+def test_command_refuses_before_it_works(house: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").touch()
+    arguments = ["evaluate", str(house.bundle), "--manifest", str(house.manifest.root), "--out", str(tmp_path)]
+    assert isinstance(CliRunner().invoke(cli, arguments).exception, ConfigError)
+    assert CliRunner().invoke(cli, ["evaluate", str(house.bundle)]).exit_code == 2
+    assert CliRunner().invoke(cli, [*arguments, "--threads", "0"]).exit_code == 2
+
+
+def test_the_sheet_of_mistakes_goes_round_the_confused_pairs(house: SimpleNamespace) -> None:
+    probabilities_NK = np.full((10, 6), 0.01, np.float32)
+    labels = [0, 0, 0, 1, 1, 2, 2, 3, 4, 5]
+    for index, (answered, confidence) in enumerate(
+        [(1, 0.9), (1, 0.8), (1, 0.7), (0, 0.6), (0, 0.5), (2, 0.9), (2, 0.9), (3, 0.9), (4, 0.9), (5, 0.9)]
+    ):
+        probabilities_NK[index, answered] = confidence
+    predictions = Predictions(house.result.predictions.rows, np.asarray(labels), probabilities_NK)
+    assert pictures._mistakes_in_order(predictions) == [0, 3, 1, 4, 2]

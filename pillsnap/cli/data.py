@@ -5,13 +5,13 @@ Translates options into requests and results into lines; decides nothing.
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pillsnap.cli.progress import Progress
 from pillsnap.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _SHOWN = 5
-_LINE_SECONDS = 10.0
 
 
 @click.group()
@@ -54,6 +53,8 @@ def prepare(
     from pillsnap.data.prepare import prepare as run
 
     if raw is not None:
+        if not raw.is_dir():
+            raise DataError(f"{raw}: no such folder; give the one that holds drugs.json, studio and real_photos")
         drugs, studio, real = (
             drugs or raw / "drugs.json",
             studio or _given(raw / "studio"),
@@ -71,7 +72,7 @@ def prepare(
         **rest,
     )
     started = time.monotonic()
-    with _Progress() as progress:
+    with Progress() as progress:
         result = run(request, progress)
     _print_result(result, time.monotonic() - started)
 
@@ -85,7 +86,7 @@ def verify(manifest_dir: Path, workers: int) -> None:
     from pillsnap.data.verify import verify as run
 
     manifest = Manifest.load(manifest_dir)
-    with _Progress() as progress:
+    with Progress() as progress:
         report = run(manifest, workers, progress)
     for title, paths in (("changed", report.changed), ("missing", report.missing), ("extra", report.extra)):
         for path in paths[:_SHOWN]:
@@ -118,45 +119,10 @@ def render(out: Path, drugs: int, seed: int, studio_per_drug: int, real_per_sitt
         real_rotations_per_sitting=real_per_sitting,
         workers=workers or None,
     )
-    with _Progress() as progress:
+    with Progress() as progress:
         report = render_dataset(out, spec, lambda done, total: progress("rendering", done, total))
     click.echo(f"{'there already' if report.reused else 'rendered'}: {out}")
     click.echo(f"next: pillsnap data prepare --raw {out} --out <folder>")
-
-
-class _Progress:
-    """A bar on a terminal; otherwise a line now and then, on standard error."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._stage = ""
-        self._last = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            self._draw(stage, done, total)
-        elif done == total or time.monotonic() - self._last > _LINE_SECONDS:
-            self._last = time.monotonic()
-            click.echo(f"{stage}: {done} of {total}", err=True)
-
-    def _draw(self, stage: str, done: int, total: int) -> None:
-        from tqdm import tqdm
-
-        if stage != self._stage:
-            self._close()
-            self._stage, self._bar = stage, tqdm(total=total, desc=stage, unit=" images")
-        self._bar.update(done - self._bar.n)
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        self._bar, self._stage = None, ""
 
 
 def _given(folder: Path) -> Path | None:

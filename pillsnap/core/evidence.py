@@ -67,7 +67,8 @@ class Evidence(_Frozen):
     created: str
     """ISO 8601, UTC."""
     metrics: dict[str, Metric]
-    """``top1``, ``top5``, ``real_top1``, ``studio_top1``, ``latency_p50_ms``, ``latency_p95_ms``, ``size_mb``, ``ece``."""
+    """``top1``, ``top5``, ``real_top1``, ``studio_top1``, ``latency_p50_ms``, ``latency_p95_ms``, ``size_mb``,
+    ``ece``."""
     slices: dict[str, dict[str, Metric]]
     """Top-1 per value of a condition, e.g. ``background`` → ``0`` → metric (real photos only)."""
     classes: tuple[ClassResult, ...]

@@ -22,7 +22,7 @@ Range = tuple[float, float]
 class Section(BaseModel):
     """A frozen group of values that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -36,7 +36,7 @@ class ModelConfig(Section):
     """A local ``.safetensors`` or ``.pth`` file of pretrained weights, used in place of the hub."""
     drop_rate: Probability = 0.3
     drop_path_rate: Probability = 0.2
-    kwargs: dict[str, bool | int | float | str] = {}
+    kwargs: dict[str, bool | int | float | str | list[int]] = {}
     """Further arguments of ``timm.create_model``."""
 
     @model_validator(mode="after")

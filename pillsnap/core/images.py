@@ -52,9 +52,20 @@ def read_image_bytes(path: Path) -> bytes:
 def _is_truncated(data: bytes) -> bool:
     """OpenCV fills the missing part of a cut JPEG or PNG with grey and says nothing; the end marker tells."""
     if data[:2] == b"\xff\xd8":
-        return b"\xff\xd9" not in data[-4096:]
+        return data.find(b"\xff\xd9", _start_of_scan(data)) < 0
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return b"IEND" not in data[-4096:]
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return len(data) < int.from_bytes(data[4:8], "little") + 8
     return False
+
+
+def _start_of_scan(data: bytes) -> int:
+    """Where a JPEG's pixels begin: past the header, whose thumbnail has an end marker of its own.
+
+    What follows the end marker is free: phones append the film of a motion photo there.
+    """
+    position = 2
+    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] not in (b"\xda", b""):
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return position

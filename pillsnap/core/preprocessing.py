@@ -7,7 +7,7 @@ never fed by another preprocessing than its own. Legend: N batch, H height, W wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
@@ -19,13 +19,14 @@ from pillsnap.core.files import sha256_json
 from pillsnap.core.images import decode_rgb
 
 PREPROCESSING_VERSION = "1.0"
+_Positive = Annotated[float, Field(gt=0)]
 _INTERPOLATION = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
 
 
 class ClaheSpec(BaseModel):
     """Contrast-limited adaptive histogram equalisation on the L channel of LAB."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     enabled: bool = True
     clip_limit: float = Field(default=2.0, gt=0, le=100)
@@ -36,7 +37,7 @@ class ClaheSpec(BaseModel):
 class PreprocessingSpec(BaseModel):
     """Every value of the preprocessing. The defaults are those of the specification (part A)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     target_size: int = Field(default=512, ge=16, le=2048)
     """Side of the square that the model sees, in pixels."""
@@ -45,7 +46,7 @@ class PreprocessingSpec(BaseModel):
     clahe: ClaheSpec = ClaheSpec()
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Per channel R, G, B, on the scale 0..1 (ImageNet)."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[_Positive, _Positive, _Positive] = (0.229, 0.224, 0.225)
 
     def get_config(self) -> dict[str, Any]:
         """All values, the fixed ones and the version too, in the form other systems synchronise with."""

@@ -66,7 +66,7 @@ def link_folders(base: Path, folders: Mapping[str, tuple[Path, ...]]) -> LinkRep
     check_replaceable(base)
     wanted = link_names(folders)
     removed = _remove_stale(base, wanted)
-    made = sum(_link(base / name, source) for name, source in wanted.items())
+    made = sum(_link(base, name, source) for name, source in wanted.items())
     return LinkReport(made, len(wanted) - made, removed)
 
 
@@ -77,23 +77,24 @@ def _children(folder: Path) -> list[Path]:
 def _remove_stale(base: Path, wanted: Mapping[str, Path]) -> int:
     removed = 0
     for entry in _children(base):
-        inner = [] if entry.is_symlink() else _children(entry)
-        for link in [entry] if entry.is_symlink() else inner:
+        is_link = entry.is_symlink()
+        for link in [entry] if is_link else _children(entry):
             if link.relative_to(base).as_posix() not in wanted:
                 link.unlink()
                 removed += 1
-        if not entry.is_symlink() and not _children(entry):
+        if not is_link and not _children(entry):
             entry.rmdir()
     return removed
 
 
-def _link(link: Path, source: Path) -> bool:
+def _link(base: Path, name: str, source: Path) -> bool:
     """Make one link as a whole or not at all; False where it was right already."""
+    link = base / name
     link.parent.mkdir(parents=True, exist_ok=True)
     target = os.path.relpath(source.resolve(), link.parent.resolve())
     if link.is_symlink() and os.readlink(link) == target:
         return False
-    with tempfile.TemporaryDirectory(prefix=".link-", dir=link.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".link-", dir=base) as temporary:
         beside = Path(temporary, "link")
         try:
             beside.symlink_to(target, target_is_directory=True)

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pillsnap.core.catalog import Catalog
 from pillsnap.core.errors import ConfigError, DataError, PillSnapError
 from pillsnap.core.experiment import AugmentationConfig
-from pillsnap.core.files import write_json
+from pillsnap.core.files import read_json, write_json
 from pillsnap.core.manifest import ROW_SCHEMA, SPLITS, Manifest, Split
 from pillsnap.core.preprocessing import PreprocessingSpec
 from pillsnap.data.groups import Usable, capture_groups, drop_duplicates
@@ -292,8 +292,9 @@ def _finish(request: PrepareRequest, folders: Folders, manifest: Manifest, repor
     reused = _stored_hash(request.out) == manifest.hash
     for domain, name in LINK_FOLDERS.items():
         link_folders(request.out / name, folders.get(domain, {}))
-    if not reused:
+    if not reused or _stored_report(request.out) != report:
         write_json(request.out / REPORT_FILE, report)
+    if not reused:
         manifest.save()
     return PrepareResult(manifest, report, reused)
 
@@ -303,6 +304,13 @@ def _stored_hash(root: Path) -> str | None:
     try:
         return Manifest.load(root).hash
     except PillSnapError:
+        return None
+
+
+def _stored_report(root: Path) -> Any:
+    try:
+        return read_json(root / REPORT_FILE)
+    except DataError:
         return None
 
 

@@ -36,18 +36,23 @@ def find_drug_folders(root: Path, kcodes: Collection[str], skip: Path | None = N
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give the one that holds the drugs' folders (K-030864/ …)")
-    left_out = skip.resolve() if skip is not None else None
+    if skip is not None and skip.resolve() == root.resolve():
+        raise DataError(f"{root}: is a source and the output at once; give another folder for the output")
+    seen = {_identity(skip)} if skip is not None and skip.is_dir() else set()
     found: dict[str, list[Path]] = {}
-    for kcode, folder in _drug_folders(root, frozenset(kcodes)):
-        if left_out is None or not folder.resolve().is_relative_to(left_out):
-            found.setdefault(kcode, []).append(folder)
+    for kcode, folder in _drug_folders(root, frozenset(kcodes), seen):
+        found.setdefault(kcode, []).append(folder)
     if not found:
         raise DataError(f"{root}: holds no folder of any of the {len(kcodes)} drugs; expected {root}/<K-CODE>/*.jpg")
     return {kcode: tuple(sorted(found[kcode], key=Path.as_posix)) for kcode in sorted(found)}
 
 
 def list_pictures(folder: Path) -> list[str]:
-    """Paths of the pictures below ``folder``, relative to it, with forward slashes, sorted."""
+    """Paths of the pictures below ``folder``, relative to it, with forward slashes, sorted.
+
+    Raises:
+        DataError: a folder cannot be listed, or a name is not text (UTF-8).
+    """
     found: list[str] = []
     waiting, seen = [""], {_identity(folder)}
     while waiting:
@@ -56,26 +61,38 @@ def list_pictures(folder: Path) -> list[str]:
             relative = f"{prefix}{entry.name}"
             if not entry.is_dir():
                 if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                    found.append(relative)
+                    found.append(_checked_text(folder, relative))
             elif not entry.name.endswith(LABEL_SUFFIX) and (identity := _identity(Path(entry.path))) not in seen:
                 seen.add(identity)
                 waiting.append(f"{relative}/")
     return sorted(found)
 
 
-def _drug_folders(root: Path, wanted: frozenset[str]) -> Iterator[tuple[str, Path]]:
-    waiting, seen = [root], {_identity(root)}
+def _drug_folders(root: Path, wanted: frozenset[str], seen: set[tuple[int, int]]) -> Iterator[tuple[str, Path]]:
+    waiting = [root]
     while waiting:
-        for entry in _entries(waiting.pop()):
-            if entry.name.endswith(LABEL_SUFFIX) or not entry.is_dir():
+        for entry in sorted(_entries(waiting.pop()), key=lambda entry: entry.name):
+            kcode = _kcode_of_folder(entry.name)
+            other_drug = kcode is not None and kcode not in wanted and not _may_be_a_plain_number(entry.name)
+            if other_drug or entry.name.endswith(LABEL_SUFFIX) or not entry.is_dir():
                 continue
             folder = Path(entry.path)
-            kcode = _kcode_of_folder(entry.name)
+            identity = _identity(folder)
+            if identity in seen:
+                continue
+            seen.add(identity)
             if kcode in wanted:
                 yield kcode, folder
-            elif (kcode is None or _may_be_a_plain_number(entry.name)) and (identity := _identity(folder)) not in seen:
-                seen.add(identity)
+            else:
                 waiting.append(folder)
+
+
+def _checked_text(folder: Path, relative: str) -> str:
+    try:
+        relative.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{folder}: the file name {relative!r} is not UTF-8; rename it") from error
+    return relative
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:

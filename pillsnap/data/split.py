@@ -19,8 +19,9 @@ SHARES: dict[Split, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 def split_groups(groups: Mapping[str, tuple[Hashable, int]], seed: int) -> dict[str, Split]:
     """Give each group a split.
 
-    Groups come in the order of their hash with the seed; each goes where the share is least filled when it
-    is in. So the result hangs on the seed and the groups, not on the order of the input.
+    Groups come in the order of their hash with the seed; each goes where the share is least filled when half
+    of it is in (Sainte-Laguë's rule, which favours neither the large share nor the small). So the result hangs
+    on the seed and the groups, not on the order of the input.
 
     Args:
         groups: group id → (stratum, images).
@@ -50,7 +51,7 @@ def _split_stratum(sizes: Mapping[str, int], seed: int) -> dict[str, Split]:
     filled: Counter[Split] = Counter()
     assigned: dict[str, Split] = {}
     for group in order:
-        split = min(SPLITS, key=lambda name: ((filled[name] + sizes[group]) / SHARES[name], SPLITS.index(name)))
+        split = min(SPLITS, key=lambda name: ((filled[name] + sizes[group] / 2) / SHARES[name], SPLITS.index(name)))
         assigned[group] = split
         filled[split] += sizes[group]
     for split in SPLITS:

@@ -18,6 +18,7 @@ def create_optimizer(net: nn.Module, config: ExperimentConfig) -> torch.optim.Ad
         lr=config.training.base_lr,
         betas=config.optimizer.betas,
         eps=config.optimizer.eps,
+        fused=True,
     )
 
 

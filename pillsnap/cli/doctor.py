@@ -1,0 +1,116 @@
+"""``pillsnap doctor``: what is installed, which device, which stores, and what to do about what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import click
+
+from pillsnap import __version__
+from pillsnap.core.errors import PillSnapError
+
+_BASE = ("mlflow", "onnxruntime", "onnx", "opencv-python", "numpy", "pyarrow", "pydantic", "scikit-learn", "sqlalchemy")
+_TRAIN = ("torch", "torchvision", "timm", "optuna", "onnxscript")
+_LEAST_FREE_GB = 10
+
+
+@dataclass(frozen=True)
+class _Finding:
+    state: str
+    """ok, note or MISSING."""
+    what: str
+    advice: str = ""
+
+
+@click.command()
+def doctor() -> None:
+    """Say what is installed, which device and stores there are, and what to do about what is missing."""
+    click.echo(f"PillSnap {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    missing = 0
+    for finding in _examine():
+        missing += finding.state == "MISSING"
+        click.echo(f"{finding.state:8s} {finding.what}")
+        if finding.advice:
+            click.echo(f"         → {finding.advice}")
+    if missing:
+        raise PillSnapError(f"{missing} missing; see the arrows above")
+
+
+def _examine() -> Iterator[_Finding]:
+    yield _python()
+    for package in _BASE:
+        yield _package(package, "MISSING", "pip install pillsnap -c constraints.txt")
+    for package in _TRAIN:
+        yield _package(package, "note", "needed for training, tuning and exporting: pip install 'pillsnap[train]' -c constraints.txt")
+    yield _device()
+    yield from _project_files()
+    yield _disk()
+    yield _store()
+    yield _champion()
+
+
+def _python() -> _Finding:
+    if sys.version_info < (3, 11):
+        return _Finding("MISSING", f"Python {platform.python_version()}", "PillSnap needs Python 3.11 or newer")
+    return _Finding("ok", f"Python {platform.python_version()}")
+
+
+def _package(name: str, state: str, advice: str) -> _Finding:
+    try:
+        return _Finding("ok", f"{name} {version(name)}")
+    except PackageNotFoundError:
+        return _Finding(state, f"{name} is not installed", advice)
+
+
+def _device() -> _Finding:
+    if importlib.util.find_spec("torch") is None:
+        return _Finding("note", f"no torch: this environment serves and evaluates only ({os.cpu_count()} cores)")
+    from pillsnap.training.device import Device
+
+    device = Device.choose(mixed_precision=True)
+    return _Finding("ok", f"trains on {device} ({os.cpu_count()} cores)")
+
+
+def _project_files() -> Iterator[_Finding]:
+    for name in ("MLproject", "registry/policy.yaml", "experiments/demo.yaml"):
+        if Path(name).is_file():
+            yield _Finding("ok", name)
+        else:
+            yield _Finding("note", f"{name} is not in {Path.cwd()}", "run PillSnap from the project's folder")
+
+
+def _disk() -> _Finding:
+    free_gb = shutil.disk_usage(Path.cwd()).free / 1e9
+    if free_gb < _LEAST_FREE_GB:
+        return _Finding("note", f"{free_gb:.0f} GB free in {Path.cwd()}", "training wants 10 GB and more: make room")
+    return _Finding("ok", f"{free_gb:.0f} GB free in {Path.cwd()}")
+
+
+def _store() -> _Finding:
+    from pillsnap.tracking.store import connect, tracking_uri, without_password
+
+    try:
+        connect()
+    except PillSnapError as error:
+        return _Finding("MISSING", f"MLflow store: {error}", "set MLFLOW_TRACKING_URI to a store that runs, or unset it")
+    return _Finding("ok", f"MLflow store {without_password(tracking_uri())}")
+
+
+def _champion() -> _Finding:
+    from pillsnap.registry.versions import champion_session
+
+    try:
+        with champion_session("pillsnap") as (session, number):
+            classes = len(session.metadata.classes)
+            return _Finding("ok", f"champion: pillsnap version {number}, {classes} drugs")
+    except PillSnapError as error:
+        return _Finding("note", f"no champion: {error}")

@@ -1,0 +1,46 @@
+"""``pillsnap identify``: the champion's answer for photos."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from pillsnap.cli.options import name_option
+
+
+@click.command()
+@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@name_option
+@click.option("--alias", default="champion", show_default=True, help="Which version answers.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="An .onnx file in place of the registry's champion.")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Answers a photo.")
+def identify(photos: tuple[Path, ...], name: str, alias: str, bundle: Path | None, top: int) -> None:
+    """Name the pill on each of PHOTOS, with the confidence of the answer."""
+    from pillsnap.core.errors import ImageError
+    from pillsnap.core.images import read_image_bytes
+    from pillsnap.inference.session import PillSession
+
+    with ExitStack() as stack:
+        if bundle is not None:
+            session, who = PillSession.load(bundle), str(bundle)
+        else:
+            from pillsnap.registry.versions import champion_session
+
+            session, version = stack.enter_context(champion_session(name, alias))
+            who = f"{name} version {version} ({alias})"
+        click.echo(f"model: {who}, sha256 {session.sha256[:12]}")
+        unusable = []
+        for photo in photos:
+            click.echo(f"\n{photo}")
+            try:
+                answers = session.identify(read_image_bytes(photo), top, name=str(photo))
+            except ImageError as error:
+                unusable.append(str(error))
+                click.echo(f"  not identified: {error}")
+                continue
+            for answer in answers:
+                click.echo(f"  {answer.rank}. {answer.confidence:6.1%}  {answer.kcode}  {answer.drug_name} ({answer.manufacturer})")
+    if unusable:
+        raise ImageError(f"{len(unusable)} of {len(photos)} photos cannot be used:\n" + "\n".join(unusable))

@@ -1,0 +1,70 @@
+import hashlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pillsnap.core.errors import DataError
+from pillsnap.core.files import (
+    canonical_json,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    sha256_json,
+    write_json,
+    writing_beside,
+)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_canonical_json_is_the_same_value(value):
+    assert json.loads(canonical_json(value)) == value
+
+
+@given(st.dictionaries(st.text(), st.integers()))
+def test_the_order_of_keys_does_not_matter(value):
+    assert sha256_json(dict(reversed(value.items()))) == sha256_json(value)
+
+
+def test_nan_is_refused():
+    with pytest.raises(ValueError):
+        canonical_json({"x": float("nan")})
+
+
+def test_digests(tmp_path):
+    (tmp_path / "a").write_bytes(b"pill")
+    assert sha256_file(tmp_path / "a") == sha256_bytes(b"pill") == hashlib.sha256(b"pill").hexdigest()
+    with pytest.raises(DataError, match="cannot be read"):
+        sha256_file(tmp_path / "none")
+
+
+def test_json_survives_and_korean_stays_readable(tmp_path):
+    path = tmp_path / "deep" / "a.json"
+    write_json(path, {"이름": ["정제", 1.5, None]})
+    assert read_json(path) == {"이름": ["정제", 1.5, None]}
+    assert "정제" in path.read_text(encoding="utf-8")
+
+
+def test_a_failed_write_leaves_the_former_file_and_no_leftover(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+    with pytest.raises(ValueError):
+        write_json(path, float("nan"))
+    with pytest.raises(UnicodeEncodeError), writing_beside(path) as temporary:
+        temporary.write_text("half\ud800", encoding="utf-8")
+    assert read_json(path) == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""])
+def test_unreadable_json_names_the_file(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.json: is not readable JSON"):
+        read_json(tmp_path / "a.json")

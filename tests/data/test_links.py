@@ -1,0 +1,56 @@
+import os
+
+import pytest
+
+from pillsnap.core.errors import DataError
+from pillsnap.data.links import link_folders
+
+
+def sources(root, *names):
+    for name in names:
+        (root / name).mkdir(parents=True)
+    return tuple(root / name for name in names)
+
+
+def test_links_are_relative_and_nothing_is_done_twice(tmp_path):
+    one, two, three = sources(tmp_path / "raw", "K-000059", "x/K-030864", "y/K-030864")
+    folders = {"K-000059": (one,), "K-030864": (two, three)}
+    base = tmp_path / "out" / "studio"
+    report = link_folders(base, folders)
+    assert (report.made, report.kept, report.removed) == (3, 0, 0)
+    assert os.readlink(base / "K-000059") == "../../raw/K-000059"
+    assert (base / "K-030864" / "2").resolve() == three.resolve()
+    report = link_folders(base, folders)
+    assert (report.made, report.kept, report.removed) == (0, 3, 0)
+
+
+def test_retired_and_moved_drugs(tmp_path):
+    one, two, three = sources(tmp_path / "raw", "a", "b", "c")
+    base = tmp_path / "out" / "studio"
+    link_folders(base, {"K-000001": (one,), "K-000002": (two, three)})
+    report = link_folders(base, {"K-000002": (one,)})
+    assert (report.made, report.removed) == (1, 3)
+    assert [path.name for path in base.iterdir()] == ["K-000002"]
+    assert (base / "K-000002").resolve() == one.resolve()
+    assert link_folders(base, {"K-000002": (two, three)}).made == 2
+    assert link_folders(base, {}).removed == 2
+    assert list(base.iterdir()) == []
+
+
+def test_a_link_whose_source_is_gone_is_replaced(tmp_path):
+    one, two = sources(tmp_path / "raw", "a", "b")
+    base = tmp_path / "out" / "studio"
+    link_folders(base, {"K-000001": (one,)})
+    one.rmdir()
+    assert link_folders(base, {"K-000001": (two,)}).made == 1
+
+
+@pytest.mark.parametrize("inside", ["K-000001/mine.jpg", "mine.txt", "K-000001/deep/mine.jpg"])
+def test_real_data_is_never_replaced(tmp_path, inside):
+    (one,) = sources(tmp_path / "raw", "a")
+    mine = tmp_path / "out" / "studio" / inside
+    mine.parent.mkdir(parents=True)
+    mine.write_text("precious")
+    with pytest.raises(DataError, match="real file or folder"):
+        link_folders(tmp_path / "out" / "studio", {"K-000001": (one,)})
+    assert mine.read_text() == "precious"

@@ -7,7 +7,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -46,22 +45,19 @@ def doctor() -> None:
 
 
 def _examine() -> Iterator[_Finding]:
-    yield _python()
     for package in _BASE:
         yield _package(package, "MISSING", "pip install pillsnap -c constraints.txt")
     for package in _TRAIN:
-        yield _package(package, "note", "needed for training, tuning and exporting: pip install 'pillsnap[train]' -c constraints.txt")
+        yield _package(
+            package,
+            "note",
+            "needed for training, tuning and exporting: pip install 'pillsnap[train]' -c constraints.txt",
+        )
     yield _device()
     yield from _project_files()
     yield _disk()
     yield _store()
     yield _champion()
-
-
-def _python() -> _Finding:
-    if sys.version_info < (3, 11):
-        return _Finding("MISSING", f"Python {platform.python_version()}", "PillSnap needs Python 3.11 or newer")
-    return _Finding("ok", f"Python {platform.python_version()}")
 
 
 def _package(name: str, state: str, advice: str) -> _Finding:
@@ -101,7 +97,9 @@ def _store() -> _Finding:
     try:
         connect()
     except PillSnapError as error:
-        return _Finding("MISSING", f"MLflow store: {error}", "set MLFLOW_TRACKING_URI to a store that runs, or unset it")
+        return _Finding(
+            "MISSING", f"MLflow store: {error}", "set MLFLOW_TRACKING_URI to a store that runs, or unset it"
+        )
     return _Finding("ok", f"MLflow store {without_password(tracking_uri())}")
 
 

@@ -9,7 +9,13 @@ import click
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), required=True, help="Folder of the manifest that it was trained on.")
+@click.option(
+    "--data",
+    "data_dir",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the manifest that it was trained on.",
+)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The .onnx file to write.")
 @click.option("--run-id", default="", help="MLflow run of the training, to be recorded in the bundle.")
 def export(checkpoint: Path, data_dir: Path, out: Path, run_id: str) -> None:

@@ -41,6 +41,7 @@ def identify(photos: tuple[Path, ...], name: str, alias: str, bundle: Path | Non
                 click.echo(f"  not identified: {error}")
                 continue
             for answer in answers:
-                click.echo(f"  {answer.rank}. {answer.confidence:6.1%}  {answer.kcode}  {answer.drug_name} ({answer.manufacturer})")
+                drug = f"{answer.kcode}  {answer.drug_name} ({answer.manufacturer})"
+                click.echo(f"  {answer.rank}. {answer.confidence:6.1%}  {drug}")
     if unusable:
         raise ImageError(f"{len(unusable)} of {len(photos)} photos cannot be used:\n" + "\n".join(unusable))

@@ -32,20 +32,23 @@ DEMO = "demo"
 EXPERIMENT_NAME = "pillsnap"
 
 
-def find_data(name: str, workspace: Path, config: ExperimentConfig) -> Manifest:
+def find_data(name: str, workspace: Path) -> Manifest:
     """The manifest behind ``--data``: made from the raw pictures where it is not there yet.
+
+    Such a manifest records the reference preprocessing, whatever the experiment does: all experiments on the same
+    pictures share one manifest, and their evidence can be compared.
 
     Raises:
         DataError: neither a manifest nor raw pictures.
     """
     if name == DEMO:
-        return _prepare_raw(render_demo(workspace), workspace / "demo" / "data", config, "demo").manifest
+        return _prepare_raw(render_demo(workspace), workspace / "demo" / "data", "demo").manifest
     folder = Path(name)
     if (folder / SUMMARY_FILE).is_file():
         return Manifest.load(folder)
     if (folder / "drugs.json").is_file():
         target = f"{folder.resolve().name}-{sha256_json(str(folder.resolve()))[:8]}"
-        return _prepare_raw(folder, workspace / "data" / target, config, folder.resolve().name).manifest
+        return _prepare_raw(folder, workspace / "data" / target, folder.resolve().name).manifest
     raise DataError(
         f"{folder.absolute()}: holds neither {SUMMARY_FILE} (a prepared data set) nor drugs.json (raw pictures). "
         "A relative path starts at the current folder, under mlflow run at the project: give an absolute one"
@@ -62,7 +65,7 @@ def render_demo(workspace: Path) -> Path:
     return root
 
 
-def _prepare_raw(raw: Path, out: Path, config: ExperimentConfig, name: str) -> PrepareResult:
+def _prepare_raw(raw: Path, out: Path, name: str) -> PrepareResult:
     from pillsnap.data.prepare import PrepareRequest, prepare
 
     def given(folder: Path) -> Path | None:
@@ -74,8 +77,6 @@ def _prepare_raw(raw: Path, out: Path, config: ExperimentConfig, name: str) -> P
         real=given(raw / "real_photos"),
         out=out,
         name=name,
-        preprocessing=config.preprocessing,
-        augmentation=config.augmentation,
     )
     with Progress() as progress:
         return prepare(request, progress)
@@ -86,10 +87,10 @@ def load_training_data(config: ExperimentConfig, manifest: Manifest, workspace: 
     from pillsnap.data.cache import PreparedCache
     from pillsnap.training.batches import TrainingData
 
-    if manifest.summary["preprocessing"]["fingerprint"] != config.preprocessing.fingerprint:
-        _log.warning(
-            "the manifest records preprocessing %s, the experiment uses %s (fingerprints); the experiment's counts",
-            manifest.summary["preprocessing"]["fingerprint"],
+    if manifest.summary.get("preprocessing_fingerprint") != config.preprocessing.fingerprint:
+        _log.info(
+            "this experiment preprocesses in its own way (%d px, fingerprint %s), not as the manifest records",
+            config.preprocessing.target_size,
             config.preprocessing.fingerprint,
         )
     with Progress() as progress:

@@ -6,6 +6,7 @@ Exit status: 0 done, 1 refused or failed with a reason, 2 wrong use.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -72,6 +73,8 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the command line; the only place where errors become exit statuses."""
     signal.signal(signal.SIGTERM, _terminate)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("pillsnap").setLevel(logging.INFO)
     try:
         cli.main(standalone_mode=False)
         status = 0

@@ -49,8 +49,16 @@ def experiment_options(command: _Command) -> _Command:
             show_default=True,
             help="Experiment file (YAML).",
         ),
-        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One value of the file, by its dotted key; repeatable."),
-        click.option("--overrides", default="", help="Several KEY=VALUE in one text, separated by blanks (for mlflow run -P)."),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="One value of the file, by its dotted key; repeatable.",
+        ),
+        click.option(
+            "--overrides", default="", help="Several KEY=VALUE in one text, separated by blanks (for mlflow run -P)."
+        ),
         click.option("--seed", type=click.IntRange(min=0), help="Seed; stronger than the file's."),
     )
     for option in reversed(options):
@@ -75,9 +83,7 @@ def name_option(command: _Command) -> _Command:
     return click.option("--name", default="pillsnap", show_default=True, help="Name of the registered model.")(command)
 
 
-def load_experiment(
-    config_file: Path, settings: tuple[str, ...], overrides: str, seed: int | None
-) -> ExperimentConfig:
+def load_experiment(config_file: Path, settings: tuple[str, ...], overrides: str, seed: int | None) -> ExperimentConfig:
     """The experiment of the shared options. Raises ConfigError."""
     import shlex
 

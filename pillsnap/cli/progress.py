@@ -26,6 +26,7 @@ class Progress:
         self._close()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show how far a stage is."""
         if sys.stderr.isatty():
             self._draw(stage, done, total)
         elif done == total or time.monotonic() - self._last > _LINE_SECONDS:

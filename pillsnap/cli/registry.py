@@ -32,7 +32,9 @@ def register(run_id: str, name: str, policy_file: Path) -> None:
 @click.argument("version")
 @name_option
 @policy_option
-@click.option("--alias", default="champion", show_default=True, help="champion needs PROMOTE, challenger at least HOLD.")
+@click.option(
+    "--alias", default="champion", show_default=True, help="champion needs PROMOTE, challenger at least HOLD."
+)
 def promote(version: str, name: str, policy_file: Path, alias: str) -> None:
     """Give VERSION (a number, or latest) an alias; refused with the reasons where the gate says no (exit status 1)."""
     from pillsnap.gate.policy import Policy
@@ -51,6 +53,8 @@ def status(name: str) -> None:
 
     for entry, aliases in list_versions(name):
         tags = entry.tags
-        figures = ", ".join(f"{key} {tags[f'gate.{key}']}" for key in ("top1", "top5", "real_top1") if f"gate.{key}" in tags)
+        figures = ", ".join(
+            f"{key} {tags[f'gate.{key}']}" for key in ("top1", "top5", "real_top1") if f"gate.{key}" in tags
+        )
         alias = f" [{', '.join(aliases)}]" if aliases else ""
         click.echo(f"{name} version {entry.version}{alias}: {tags.get('gate.verdict', 'not judged')} ({figures})")

@@ -28,7 +28,7 @@ def run(data_name: str, workspace: Path, policy_file: Path, register_name: str, 
     config = load_experiment(**experiment)
     policy = Policy.load(policy_file)  # a wrong policy is said before hours of training, not after
     with tracked_run(f"run {config.name}", experiment=journey.EXPERIMENT_NAME) as tracked:
-        manifest = journey.find_data(data_name, workspace, config)
+        manifest = journey.find_data(data_name, workspace)
         trained = journey.train_step(tracked, config, manifest, workspace)
         exported = journey.export_step(tracked, trained.best_checkpoint, manifest, workspace)
         evaluation = journey.evaluate_step(tracked, exported.bundle, manifest, workspace)

@@ -14,8 +14,12 @@ from pillsnap.cli.options import data_option, experiment_options, load_experimen
 @data_option
 @experiment_options
 @workspace_option
-@click.option("--storage", default="", help="SQLAlchemy URL of the study's database; by default a sqlite file in the workspace.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the best experiment file here.")
+@click.option(
+    "--storage", default="", help="SQLAlchemy URL of the study's database; by default a sqlite file in the workspace."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the best experiment file here."
+)
 def tune(data_name: str, workspace: Path, storage: str, out: Path | None, **experiment: Any) -> None:
     """Search the best parameters with Optuna; started again, the study goes on where it stopped."""
     from pillsnap.cli import journey
@@ -23,7 +27,7 @@ def tune(data_name: str, workspace: Path, storage: str, out: Path | None, **expe
     from pillsnap.tuning.study import run_study
 
     config = load_experiment(**experiment)
-    manifest = journey.find_data(data_name, workspace, config)
+    manifest = journey.find_data(data_name, workspace)
     data = journey.load_training_data(config, manifest, workspace)
     folder = workspace / "tune"
     folder.mkdir(parents=True, exist_ok=True)

@@ -223,7 +223,7 @@ def _measure_parity(net: PillNet, bundle: Path, checkpoint: Checkpoint, manifest
     parity = Parity(len(images_NHWC_u8), difference / scale, agreement)
     if not parity.largest_relative_difference <= PARITY_TOLERANCE:
         raise BundleError(
-            f"the exported graph differs from PyTorch: {parity.largest_relative_difference:.2%} of the largest logit on "
-            f"{parity.images} test images (allowed {PARITY_TOLERANCE:.2%}), top-1 agreement {agreement:.1%}"
+            f"the exported graph differs from PyTorch: {parity.largest_relative_difference:.2%} of the largest logit "
+            f"on {parity.images} test images (allowed {PARITY_TOLERANCE:.2%}), top-1 agreement {agreement:.1%}"
         )
     return parity

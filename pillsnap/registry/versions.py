@@ -83,12 +83,12 @@ def promote(name: str, version: str, alias: str, policy: Policy) -> Judged:
         raise ConfigError(f"--alias {alias!r}: the gate knows {' and '.join(ALIASES)}")
     client = connect()
     entry = find_version(client, name, version)
-    evidence = _evidence_of_run(entry.run_id)
+    evidence = _evidence_of_run(entry.run_id or "")
     with fetched_bundle(f"models:/{name}/{entry.version}") as bundle:
         decision = _judge(bundle, evidence, policy)
     with store_errors():
         _set_tags(client, name, entry.version, decision)
-        client.update_model_version(name, entry.version, _describe(decision, entry.run_id))
+        client.update_model_version(name, entry.version, _describe(decision, entry.run_id or ""))
     if decision.verdict not in _ALLOWED[alias]:
         reasons = "".join(f"\n  - {reason}" for reason in decision.reasons)
         raise GateRefusedError(f"{name} version {entry.version} does not become {alias}: {decision.verdict}{reasons}")
@@ -118,8 +118,8 @@ def champion_session(name: str, alias: str = CHAMPION) -> Iterator[tuple[PillSes
     verdict = entry.tags.get(f"{_TAG}verdict", "none")
     if alias in _ALLOWED and verdict not in _ALLOWED[alias]:
         raise GateRefusedError(
-            f"{name} version {entry.version} is {alias}, but its verdict is {verdict}: the alias was set past the gate. "
-            f"Ask the gate with: pillsnap registry promote {name} {entry.version} --alias {alias}"
+            f"{name} version {entry.version} is {alias}, but its verdict is {verdict}: the alias was set past the "
+            f"gate. Ask the gate with: pillsnap registry promote {name} {entry.version} --alias {alias}"
         )
     if entry.tags.get(f"{_TAG}bundle_sha256") != session.sha256:
         raise GateRefusedError(

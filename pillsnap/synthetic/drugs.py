@@ -35,7 +35,7 @@ MIN_DRUGS, MAX_DRUGS = 2, 200
 DOCUMENT_VERSION = "synthetic-1.0"
 CREATED_DATE = "2026-11-01"
 _BLOCK_SIZES = (12, 13)
-_GROUP_SIZES = (4, 3)
+_GROUP_SIZES = (3, 2)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import mlflow.onnx
 import numpy as np
 import onnx
 from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, Schema, TensorSpec
 
 from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES, BundleMetadata
 from pillsnap.core.errors import StoreError
@@ -77,7 +77,9 @@ def fetched_bundle(model_uri: str) -> Iterator[Path]:
 
 def _signature(metadata: BundleMetadata) -> ModelSignature:
     size = metadata.preprocessing.target_size
-    outputs = [TensorSpec(np.dtype(np.float32), (-1, len(metadata.classes)), name) for name in OUTPUT_NAMES]
+    outputs: list[ColSpec | TensorSpec] = [
+        TensorSpec(np.dtype(np.float32), (-1, len(metadata.classes)), name) for name in OUTPUT_NAMES
+    ]
     return ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, size, size, 3), INPUT_NAME)]), outputs=Schema(outputs)
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -93,10 +94,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return iter([(self.epoch, int(row)) for row in order])
 
 
-def train_loader(data: TrainingData, config: ExperimentConfig, cuda: bool) -> tuple[DataLoader[object], EpochSampler]:
+def train_loader(data: TrainingData, config: ExperimentConfig, cuda: bool) -> tuple[DataLoader[Any], EpochSampler]:
     """The loader of the training split; set ``sampler.epoch`` before each epoch."""
     sampler = EpochSampler(data.train_indices, config.seed)
-    loader: DataLoader[object] = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         AugmentedImages(data, config.augmentation, config.seed),
         batch_size=config.data.batch_size,
         sampler=sampler,

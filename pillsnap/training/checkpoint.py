@@ -109,7 +109,9 @@ class CheckpointKeeper:
         if checkpoint.epoch % self._every == 0:
             checkpoint.save(self._folder / f"epoch-{checkpoint.epoch:03d}.pt")
         ranked = sorted(
-            [*self._best, (score, self._folder / f"best-{checkpoint.epoch:03d}.pt")], key=lambda item: item[0], reverse=True
+            [*self._best, (score, self._folder / f"best-{checkpoint.epoch:03d}.pt")],
+            key=lambda item: item[0],
+            reverse=True,
         )
         kept, dropped = ranked[: self._keep_best], ranked[self._keep_best :]
         if (score, self._folder / f"best-{checkpoint.epoch:03d}.pt") in kept:

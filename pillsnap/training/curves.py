@@ -19,7 +19,12 @@ def draw_learning_curves(history: list[dict[str, float]], path: Path) -> None:
         (
             "Validation accuracy",
             "%",
-            {"val_top5": "top-5", "val_top1": "top-1", "val_real_top1": "top-1, real photos", "val_studio_top1": "top-1, studio"},
+            {
+                "val_top5": "top-5",
+                "val_top1": "top-1",
+                "val_real_top1": "top-1, real photos",
+                "val_studio_top1": "top-1, studio",
+            },
             100.0,
         ),
         ("Learning rate at the end of the epoch", "", {"lr": "lr"}, 1.0),

@@ -22,7 +22,9 @@ def create_optimizer(net: nn.Module, config: ExperimentConfig) -> torch.optim.Ad
     )
 
 
-def create_schedule(optimizer: torch.optim.Optimizer, config: ExperimentConfig, steps_per_epoch: int) -> CosineLRScheduler:
+def create_schedule(
+    optimizer: torch.optim.Optimizer, config: ExperimentConfig, steps_per_epoch: int
+) -> CosineLRScheduler:
     """A schedule to be stepped by ``step_update(update)`` after every update, counted from 1.
 
     The warm-up comes first and the cosine runs over the epochs that are left: it ends at min_lr exactly at the

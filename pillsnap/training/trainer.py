@@ -101,7 +101,7 @@ class _Trainer:
         images = 0
         total = torch.zeros((), device=self._device.torch_device)
         since_log: list[Tensor] = []
-        for image_NHWC_u8, label_N in self._loader:  # type: ignore[misc]
+        for image_NHWC_u8, label_N in self._loader:
             loss = self._update(image_NHWC_u8, label_N)
             self._step += 1
             images += len(label_N)
@@ -178,7 +178,9 @@ class _Trainer:
     def _log_step(self, losses: list[Tensor], images_per_s: float) -> None:
         loss = float(torch.stack(losses).mean())
         self._require_finite(loss)
-        self._observer.on_step(self._step, {"step_loss": loss, "step_lr": self._lr(), "step_images_per_s": images_per_s})
+        self._observer.on_step(
+            self._step, {"step_loss": loss, "step_lr": self._lr(), "step_images_per_s": images_per_s}
+        )
 
     def _lr(self) -> float:
         return float(self._optimizer.param_groups[0]["lr"])

@@ -60,7 +60,9 @@ def run_study(
         parent.log_dataset(data.manifest)
         parent.set_tags({"pillsnap.kind": "study", "optuna.study": study.study_name})
         if missing > 0:
-            objective = _Objective(config, data.with_train_share(config.tuning.train_share, config.seed), folder, parent)
+            objective = _Objective(
+                config, data.with_train_share(config.tuning.train_share, config.seed), folder, parent
+            )
             # a trial whose loss is no number fails; the study goes on
             study.optimize(objective, n_trials=missing, catch=(TrainingError,))
         result = _result(study, config)
@@ -123,7 +125,8 @@ class _TrialObserver:
     def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         if self._objective not in metrics:
             raise ConfigError(
-                f"tuning.objective is {self._objective}, but the validation split has no such images; set it to val_top1"
+                f"tuning.objective is {self._objective}, but the validation split has no such images; "
+                "set it to val_top1"
             )
         value = metrics[self._objective]
         self.best = max(self.best, value)

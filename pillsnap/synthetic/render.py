@@ -79,7 +79,7 @@ class Sitting:
 
 def _span_share(design: PillDesign) -> float:
     """Small pills look a little smaller: the share of the picture that the long side takes."""
-    share = 0.76 + 0.12 * float(np.clip((design.long_mm - 7) / 11, 0, 1))
+    share = 0.75 + 0.12 * float(np.clip((design.long_mm - 7) / 11, 0, 1))
     return share * (0.88 if design.shape is Shape.SQUARE else 1.0)  # room for its diagonal
 
 
@@ -144,8 +144,8 @@ def draw_sitting(model: PillModel, condition: RealCondition, seed: int) -> Sitti
     level = exposure * float(np.exp(np.clip(rng.normal(0, spread), -0.18, 0.18)))
     red, green, blue = _white_balance(rng, warmth)
     short_side = REAL_SIZE_WH[1]
-    long_px = short_side * float(np.clip(_span_share(design) + rng.normal(0, 0.04), 0.70, 0.92))
-    room_px = 0.48 * short_side  # from the middle of the centre crop; the rest is for tilt and jitter
+    long_px = short_side * float(np.clip(_span_share(design) + rng.normal(0, 0.04), 0.70, 0.90))
+    room_px = 0.47 * short_side  # from the middle of the centre crop; the rest is for tilt and jitter
     long_px = min(long_px, room_px * LONG_PX / reach_px)
     free_px = room_px - long_px * reach_px / LONG_PX
     offset_radius, offset_angle = free_px * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)

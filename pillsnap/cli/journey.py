@@ -204,7 +204,13 @@ def gate_step(run: TrackedRun, bundle: Path, evaluation: Path, manifest: Manifes
     decision.save(bundle.parent / "decision.json")
     run.log_file(bundle.parent / "decision.json", "gate")
     run.log_text(decision.markdown(), "gate/decision.md")
-    run.set_tags({"gate.verdict": str(decision.verdict), "gate.reasons": "; ".join(decision.reasons)[:5000]})
+    run.set_tags(
+        {
+            "gate.verdict": str(decision.verdict),
+            "gate.reasons": "; ".join(decision.reasons)[:5000],
+            "mlflow.note.content": decision.markdown(),  # the run's description in the UI
+        }
+    )
     return decision
 
 

@@ -52,9 +52,7 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("pillsnap"):
                 raise
-            raise click.ClickException(
-                f"'pillsnap {cmd_name}' needs the package {error.name}: pip install 'pillsnap[train]'"
-            ) from error
+            raise click.ClickException(_missing_package(error)) from error
         assert isinstance(command, click.Command)
         return command
 
@@ -75,6 +73,10 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pillsnap").setLevel(logging.INFO)
+    if "MLFLOW_RUN_ID" in os.environ:
+        from pillsnap.cli.orphan import end_with_mlflow_run
+
+        end_with_mlflow_run()
     try:
         cli.main(standalone_mode=False)
         status = 0
@@ -86,6 +88,11 @@ def main() -> NoReturn:
     except PillSnapError as error:
         click.echo(f"error: {error}", err=True)
         status = error.exit_status
+    except ModuleNotFoundError as error:  # commands import what they need when they need it
+        click.echo(f"error: {_missing_package(error)}", err=True)
+        status = 1
+        if os.environ.get("PILLSNAP_DEBUG"):
+            traceback.print_exc()
     except (KeyboardInterrupt, click.Abort):
         click.echo("error: interrupted", err=True)
         status = 1
@@ -101,6 +108,10 @@ def main() -> NoReturn:
         if os.environ.get("PILLSNAP_DEBUG"):
             traceback.print_exc()
     sys.exit(status)
+
+
+def _missing_package(error: ModuleNotFoundError) -> str:
+    return f"this command needs the package {error.name}: pip install 'pillsnap[train]' -c constraints.txt"
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

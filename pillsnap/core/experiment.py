@@ -208,7 +208,9 @@ class TuningConfig(Section):
     objective: Literal["val_top1", "val_real_top1"] = "val_real_top1"
     """Measured on the validation split; the test split is never touched by tuning."""
     pruning_warmup_epochs: int = Field(default=1, ge=0)
+    """Epochs of each trial that are never cut off."""
     pruning_startup_trials: int = Field(default=5, ge=0)
+    """Trials that run whole before the first comparison."""
     space: dict[str, FloatRange] = {
         "training.base_lr": FloatRange(low=1e-4, high=3e-3, log=True),
         "model.drop_rate": FloatRange(low=0.0, high=0.5),

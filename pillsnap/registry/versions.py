@@ -24,7 +24,7 @@ from pillsnap.gate.policy import Policy
 from pillsnap.inference.session import PillSession
 from pillsnap.tracking.models import MODEL_URI_TAG, fetched_bundle
 from pillsnap.tracking.run import find_artifact
-from pillsnap.tracking.store import connect, store_errors
+from pillsnap.tracking.store import connect, first_line, store_errors
 
 CHAMPION = "champion"
 EVIDENCE_ARTIFACT = "evaluation/evidence.json"
@@ -110,7 +110,7 @@ def champion_session(name: str, alias: str = CHAMPION) -> Iterator[tuple[PillSes
         entry = client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
         raise StoreError(
-            f"the registry has no {alias} of {name!r} ({_first_line(error)}); "
+            f"the registry has no {alias} of {name!r} ({first_line(error)[:200]}); "
             f"set one with: pillsnap registry promote {name} VERSION"
         ) from error
     with fetched_bundle(f"models:/{name}/{entry.version}") as bundle:
@@ -208,7 +208,3 @@ def _quoted(name: str) -> str:
     if "'" in name:
         raise ConfigError(f"a model's name cannot hold a quotation mark: {name!r}")
     return name
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200]

@@ -23,7 +23,7 @@ from pillsnap.core.experiment import flatten
 from pillsnap.core.files import canonical_json
 from pillsnap.core.manifest import Manifest
 from pillsnap.tracking.source import CodeVersion
-from pillsnap.tracking.store import connect, ensure_experiment, store_errors
+from pillsnap.tracking.store import connect, ensure_experiment, first_line, store_errors
 
 _log = logging.getLogger(__name__)
 PARAM_PREFIX = "cfg."
@@ -84,7 +84,8 @@ class TrackedRun:
                 self._client.log_batch(self.run_id, metrics=self._pending[:_BATCH])
                 del self._pending[:_BATCH]
         except MlflowException as error:
-            _log.warning("MLflow does not take metrics at the moment (%s); %d are kept", error, len(self._pending))
+            kept = len(self._pending)
+            _log.warning("MLflow does not take metrics at the moment (%s); %d are kept", first_line(error), kept)
         self._flushed = time.monotonic()
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
@@ -145,7 +146,7 @@ def _end(tracked: TrackedRun, status: str, error: BaseException | None) -> None:
             tracked._client.set_tag(tracked.run_id, "ended_because", reason)
         tracked._client.set_terminated(tracked.run_id, status)
     except MlflowException as failure:
-        _log.warning("the MLflow run %s could not be ended as %s (%s)", tracked.run_id, status, failure)
+        _log.warning("the MLflow run %s could not be ended as %s (%s)", tracked.run_id, status, first_line(failure))
 
 
 def _text(value: Any) -> str:

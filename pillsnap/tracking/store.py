@@ -40,8 +40,9 @@ def connect() -> MlflowClient:
         StoreError: it does not.
     """
     uri = tracking_uri()
-    _fail_fast()
+    _settle_mlflow()
     with store_errors():
+        _knock(uri)
         mlflow.set_tracking_uri(uri)
         client = MlflowClient()
         client.search_experiments(max_results=1)
@@ -61,15 +62,21 @@ def ensure_experiment(client: MlflowClient, name: str) -> str:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn what MLflow, requests and SQLAlchemy raise into `StoreError`."""
+    """Turn what MLflow, requests, SQLAlchemy and the file system raise into `StoreError`."""
     try:
         yield
-    except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
         raise StoreError(
-            f"the MLflow store {without_password(tracking_uri())} cannot be used: {first_line[:300]}. "
+            f"the MLflow store {without_password(tracking_uri())} cannot be used: {first_line(error)[:300]}. "
             "Check MLFLOW_TRACKING_URI and that the server runs (pillsnap doctor)"
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first. MLflow puts the store's URI into it: it is shown without the password."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    password = urlsplit(tracking_uri()).password
+    return lines[0].replace(f":{password}@", ":***@") if password else lines[0]
 
 
 def without_password(uri: str) -> str:
@@ -85,9 +92,29 @@ def _artifact_location(name: str) -> str | None:
     return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / name).as_uri()
 
 
-def _fail_fast() -> None:
-    """MLflow retries for minutes by default; a person at a prompt wants to know within seconds."""
+def _knock(uri: str) -> None:
+    """One attempt at a database server, before MLflow makes ten that take minutes."""
+    if "://" not in uri or uri.startswith(("sqlite:", "http:", "https:", "file:")):
+        return
+    os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
+    try:
+        engine = sqlalchemy.create_engine(uri)
+    except sqlalchemy.exc.NoSuchModuleError:
+        return  # not a database: MLflow knows the scheme, or says that it does not
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"the MLflow store {without_password(uri)} needs the Python package {error.name}: install it"
+        ) from error
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
+def _settle_mlflow() -> None:
+    """MLflow retries for minutes by default, a person at a prompt wants to know within seconds; and no bars."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -51,7 +51,7 @@ def create_net(model: ModelConfig, preprocessing: PreprocessingSpec, num_classes
 
     Raises:
         ConfigError: a backbone that timm does not have, or arguments that it does not take.
-        TrainingError: the pretrained weights cannot be had. Never silently random.
+        TrainingError: the pretrained weights cannot be had, or do not fit. Never silently random.
     """
     if not timm.is_model(model.backbone):
         close = ", ".join(timm.list_models(f"*{model.backbone[:8]}*")[:5]) or "see timm.list_models()"
@@ -66,20 +66,39 @@ def create_net(model: ModelConfig, preprocessing: PreprocessingSpec, num_classes
         if not Path(model.weights).is_file():
             raise TrainingError(f"model.weights: {model.weights}: no such file")
         arguments["pretrained_cfg_overlay"] = {"file": model.weights}
+    rng_state = torch.get_rng_state()
     try:
         backbone = timm.create_model(model.backbone, pretrained=model.pretrained, **arguments)
     except TypeError as error:
         raise ConfigError(f"model.kwargs: {model.backbone} does not take these arguments ({error})") from error
     except Exception as error:  # timm and the hub raise many kinds; all mean: no weights
         if not model.pretrained:
-            raise
+            raise ConfigError(f"model.backbone: {model.backbone} cannot be built ({error})") from error
         raise TrainingError(
             f"the pretrained weights of {model.backbone} cannot be loaded ({type(error).__name__}: {error}). "
             "Give a local file with model.weights, or train from random weights with model.pretrained=false"
         ) from error
     if model.pretrained:
+        torch.set_rng_state(rng_state)
+        _require_loaded(backbone, timm.create_model(model.backbone, pretrained=False, **arguments), model)
         _note_other_statistics(backbone, preprocessing)
     return PillNet(backbone, preprocessing)
+
+
+def _require_loaded(backbone: nn.Module, random_start: nn.Module, model: ModelConfig) -> None:
+    """timm skips what a file lacks when the number of classes differs: another net's weights would change nothing."""
+    config: dict[str, Any] = getattr(backbone, "pretrained_cfg", {}) or {}
+    names = config.get("classifier") or ()
+    head = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+    started_with = dict(random_start.named_parameters())
+    kernels = {k: v for k, v in backbone.named_parameters() if v.ndim > 1 and not k.startswith(head)}
+    untouched = [name for name, kernel in kernels.items() if torch.equal(kernel, started_with[name])]
+    if untouched:
+        raise TrainingError(
+            f"the pretrained weights of {model.weights or model.backbone} do not fit {model.backbone}: {len(untouched)} "
+            f"of {len(kernels)} kernels would stay random ({untouched[0]}, ...). Give weights that timm saved for this "
+            "very backbone, or train from random weights with model.pretrained=false"
+        )
 
 
 def _note_other_statistics(backbone: nn.Module, preprocessing: PreprocessingSpec) -> None:

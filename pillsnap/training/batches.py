@@ -5,6 +5,7 @@ What an image looks like depends on (seed, epoch, index) alone, never on the num
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +96,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def train_loader(data: TrainingData, config: ExperimentConfig, cuda: bool) -> tuple[DataLoader[Any], EpochSampler]:
-    """The loader of the training split; set ``sampler.epoch`` before each epoch."""
+    """The loader of the training split; set ``sampler.epoch`` before each epoch. Raises DataError: not one batch."""
+    if len(data.train_indices) < config.data.batch_size:
+        raise DataError(
+            f"{len(data.train_indices)} training images are fewer than one batch of {config.data.batch_size}; set "
+            "data.batch_size lower, or tuning.train_share higher"
+        )
     sampler = EpochSampler(data.train_indices, config.seed)
     loader: DataLoader[Any] = DataLoader(
         AugmentedImages(data, config.augmentation, config.seed),
@@ -105,7 +111,9 @@ def train_loader(data: TrainingData, config: ExperimentConfig, cuda: bool) -> tu
         pin_memory=config.data.pin_memory and cuda,
         persistent_workers=config.data.persistent_workers and config.data.workers > 0,
         drop_last=True,  # a last batch of one image breaks batch norm, an odd one breaks mixup
-        worker_init_fn=_one_thread,
+        worker_init_fn=_prepare_worker,
+        # of its own: else the loader draws from the generator of the dropout, once more or less by workers
+        generator=torch.Generator().manual_seed(config.seed),
     )
     return loader, sampler
 
@@ -119,5 +127,8 @@ def plain_batches(
         yield torch.from_numpy(np.ascontiguousarray(data.cache.images_NHWC_u8[rows])), rows
 
 
-def _one_thread(worker: int) -> None:
+def _prepare_worker(worker: int) -> None:
+    """One thread each; the training process alone answers to Ctrl-C and SIGTERM, and ends its workers."""
     cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -6,7 +6,7 @@ Written beside and renamed; read with ``weights_only=True``.
 from __future__ import annotations
 
 import io
-import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,13 @@ class Checkpoint:
         if not path.is_file():
             raise TrainingError(f"{path}: no such checkpoint; train one with: pillsnap train")
         try:
+            with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+                damaged = archive.testzip()
             raw: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        except Exception as error:  # zipfile and torch raise many kinds; all mean: not a checkpoint
             raise TrainingError(f"{path}: is not a checkpoint, or a damaged one ({type(error).__name__})") from error
+        if damaged is not None:
+            raise TrainingError(f"{path}: is damaged ({damaged} has a wrong checksum); copy it again")
         if not isinstance(raw, dict) or raw.get("format") != CHECKPOINT_FORMAT:
             raise TrainingError(f"{path}: is not a PillSnap checkpoint of format {CHECKPOINT_FORMAT}")
         try:
@@ -83,7 +87,7 @@ class Checkpoint:
         net = create_net(random_start, self.config.preprocessing, len(self.kcodes))
         try:
             net.load_state_dict(self.state_dict)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise TrainingError(f"the checkpoint's weights do not fit {self.config.model.backbone}: {error}") from error
         return net.eval()
 
@@ -108,15 +112,12 @@ class CheckpointKeeper:
         checkpoint.save(self._folder / "last.pt")
         if checkpoint.epoch % self._every == 0:
             checkpoint.save(self._folder / f"epoch-{checkpoint.epoch:03d}.pt")
-        ranked = sorted(
-            [*self._best, (score, self._folder / f"best-{checkpoint.epoch:03d}.pt")],
-            key=lambda item: item[0],
-            reverse=True,
-        )
+        entry = (score, self._folder / f"best-{checkpoint.epoch:03d}.pt")
+        ranked = sorted([*self._best, entry], key=lambda item: item[0], reverse=True)  # of equals the earlier
         kept, dropped = ranked[: self._keep_best], ranked[self._keep_best :]
-        if (score, self._folder / f"best-{checkpoint.epoch:03d}.pt") in kept:
-            checkpoint.save(self._folder / f"best-{checkpoint.epoch:03d}.pt")
+        if entry in kept:
+            checkpoint.save(entry[1])
         for _, path in dropped:
             path.unlink(missing_ok=True)
         self._best = kept
-        return kept[0][0] == score
+        return self.best == entry[1]

@@ -30,10 +30,12 @@ def create_schedule(
     The warm-up comes first and the cosine runs over the epochs that are left: it ends at min_lr exactly at the
     end of the training.
     """
-    warmup_steps = round(config.training.warmup_epochs * steps_per_epoch)
+    steps = config.training.epochs * steps_per_epoch
+    # a warm-up that rounds to the whole training leaves one update to the cosine
+    warmup_steps = min(round(config.training.warmup_epochs * steps_per_epoch), steps - 1)
     return CosineLRScheduler(
         optimizer,
-        t_initial=config.training.epochs * steps_per_epoch - warmup_steps,
+        t_initial=steps - warmup_steps,
         lr_min=config.training.min_lr,
         warmup_t=warmup_steps,
         warmup_lr_init=config.training.base_lr * config.schedule.warmup_factor,

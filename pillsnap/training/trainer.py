@@ -6,6 +6,7 @@ C channel, K class.
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from timm.data.random_erasing import RandomErasing
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from pillsnap.core.errors import TrainingError
+from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.training.backbone import PillNet, create_net
 from pillsnap.training.batches import TrainingData, plain_batches, train_loader
@@ -54,6 +55,8 @@ def fit(config: ExperimentConfig, data: TrainingData, folder: Path, observer: Tr
 
     Raises:
         TrainingError: the loss is not a finite number, or pretrained weights cannot be had.
+        DataError: fewer training images than one batch.
+        ConfigError: the backbone does not exist, or cutmix_minmax leaves no box at this size.
     """
     return _Trainer(config, data, folder, observer).fit()
 
@@ -64,8 +67,9 @@ class _Trainer:
         self._data = data
         self._observer = observer
         self._device = Device.choose(config.training.mixed_precision)
-        # timm's mixup and random erasing, and torch's dropout, draw from the global generators.
+        # torch's dropout, timm's mixup (numpy) and random erasing (random) draw from the global generators.
         torch.manual_seed(config.seed)
+        random.seed(config.seed)
         np.random.seed(config.seed)  # noqa: NPY002
         catalog = data.manifest.catalog
         device = self._device.torch_device
@@ -203,11 +207,18 @@ def _create_mixup(config: ExperimentConfig, num_classes: int) -> Mixup | None:
     augmentation = config.augmentation
     if augmentation.mix_probability == 0 or (augmentation.mixup_alpha == 0 and augmentation.cutmix_alpha == 0):
         return None
+    minmax = augmentation.cutmix_minmax if augmentation.cutmix_alpha > 0 else None
+    size = config.preprocessing.target_size
+    if minmax is not None and not int(size * minmax[0]) < int(size * minmax[1]) <= size:
+        raise ConfigError(
+            f"augmentation.cutmix_minmax: {list(minmax)} leaves no box to choose in an image of {size} px; "
+            "the two must be shares up to 1, at least a pixel apart"
+        )
     return Mixup(
         mixup_alpha=augmentation.mixup_alpha,
         cutmix_alpha=augmentation.cutmix_alpha,
         # timm takes a given range for "cutmix is on", whatever its alpha
-        cutmix_minmax=augmentation.cutmix_minmax if augmentation.cutmix_alpha > 0 else None,
+        cutmix_minmax=minmax,
         prob=augmentation.mix_probability,
         label_smoothing=config.training.label_smoothing,
         num_classes=num_classes,

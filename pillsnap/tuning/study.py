@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import TrialState
 
 from pillsnap.core.errors import ConfigError, TrainingError
-from pillsnap.core.experiment import ExperimentConfig
+from pillsnap.core.experiment import ExperimentConfig, FloatRange
 from pillsnap.core.files import sha256_json, write_bytes
 from pillsnap.tracking.run import TrackedRun, tracked_run
 from pillsnap.training.batches import TrainingData
@@ -142,24 +142,29 @@ def _open_study(config: ExperimentConfig, data: TrainingData, storage_url: str) 
     identity = {"config": config.model_dump(mode="json", exclude={"tuning": {"trials"}}), "data": data.manifest.hash}
     name = f"{config.name}-{sha256_json(identity)[:12]}"
     pruner = optuna.pruners.MedianPruner(
-        n_startup_trials=config.tuning.pruning_startup_trials, n_warmup_steps=config.tuning.pruning_warmup_epochs
+        n_startup_trials=config.tuning.pruning_startup_trials,
+        n_warmup_steps=config.tuning.pruning_warmup_epochs + 1,  # reports count from 1
     )
     try:
         study = optuna.create_study(
             study_name=name,
             storage=optuna.storages.RDBStorage(storage_url),
-            sampler=optuna.samplers.TPESampler(seed=config.seed),
             pruner=pruner,
             direction="maximize",
             load_if_exists=True,
         )
     except Exception as error:  # SQLAlchemy and alembic raise many kinds; all mean: this URL does not work
         raise ConfigError(f"the study's storage {storage_url.split('@')[-1]} cannot be used ({error})") from error
+    # a study that goes on must not draw again what it drew before
+    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
     if not study.trials:
         flat = config.flat()
-        own = {key: flat[key] for key, space in config.tuning.space.items() if space.low <= flat[key] <= space.high}
-        study.enqueue_trial(own)
+        study.enqueue_trial({key: flat[key] for key, space in config.tuning.space.items() if _holds(space, flat[key])})
     return study
+
+
+def _holds(space: FloatRange, value: float | None) -> bool:
+    return value is not None and space.low <= value <= space.high  # null: switched off in the file
 
 
 def _count(study: optuna.Study, *states: TrialState) -> int:

@@ -1,0 +1,216 @@
+"""One run from its start to its end: what is logged, and how it ends whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from pillsnap.core.errors import StoreError, TrainingError
+from pillsnap.core.experiment import ExperimentConfig
+from pillsnap.tracking.run import find_artifact, tracked_run
+from pillsnap.tracking.source import CodeVersion
+
+
+def only_run(store: MlflowClient, experiment: str = "exp") -> Run:
+    found = store.get_experiment_by_name(experiment)
+    assert found is not None
+    [run] = store.search_runs([found.experiment_id])
+    return run
+
+
+def test_a_run_of_its_own(store: MlflowClient) -> None:
+    with tracked_run("first", experiment="exp") as tracked:
+        assert store.get_run(tracked.run_id).info.status == "RUNNING"
+    run = only_run(store)
+    assert (run.info.run_id, run.info.status, run.info.run_name) == (tracked.run_id, "FINISHED", "first")
+    assert run.info.end_time is not None
+    assert "ended_because" not in run.data.tags
+
+
+def test_attaches_to_the_run_of_mlflow_run_and_only_once(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = store.create_run(store.create_experiment("projects"))
+    store.log_param(opened.info.run_id, "data", "'a b'")  # as `mlflow run` logs it, quoted for the shell
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
+    with tracked_run("attached", experiment="exp") as tracked:
+        tracked.log_config({"data": "a b", "seed": 1})
+        assert "MLFLOW_RUN_ID" not in os.environ
+        with tracked_run("child", experiment="", parent=tracked) as child:
+            pass
+    run = store.get_run(opened.info.run_id)
+    assert (tracked.run_id, run.info.status, run.info.run_name) == (opened.info.run_id, "FINISHED", "attached")
+    assert run.data.params == {"data": "'a b'", "cfg.data": "a b", "cfg.seed": "1"}
+    assert store.get_experiment_by_name("exp") is None, "the experiment is the one that mlflow run chose"
+    nested = store.get_run(child.run_id)
+    assert nested.data.tags["mlflow.parentRunId"] == tracked.run_id
+    assert nested.info.experiment_id == run.info.experiment_id
+    with tracked_run("second", experiment="exp") as second:
+        assert second.run_id != tracked.run_id
+
+
+def test_attaching_to_a_run_that_the_store_does_not_have(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "f" * 32)
+    with pytest.raises(StoreError, match=r"f{32}"), tracked_run("lost", experiment="exp"):
+        pass
+
+
+def test_every_value_of_the_experiment_is_a_parameter(store: MlflowClient) -> None:
+    config = ExperimentConfig.build({"model": {"kwargs": {"layers": [1, 2], "note": "x" * 900}}}, None, "test")
+    with tracked_run("r", experiment="exp") as tracked:
+        tracked.log_config(config.model_dump(mode="json"))
+    params = only_run(store).data.params
+    assert set(params) == {f"cfg.{key}" for key in config.flat()}
+    assert params["cfg.training.base_lr"] == "0.001"
+    assert params["cfg.model.kwargs.layers"] == "[1,2]"
+    assert params["cfg.model.kwargs.note"].endswith("x…")
+    assert len(params["cfg.model.kwargs.note"]) == 500
+
+
+def test_all_metrics_are_there_at_the_end(store: MlflowClient) -> None:
+    with tracked_run("r", experiment="exp") as tracked:
+        for step in range(1, 701):  # more than one batch
+            tracked.log_metrics({"step_loss": 1 / step}, step)
+        for epoch in (1, 2, 3):
+            tracked.log_metrics({"val_top1": epoch / 10, "val_loss": float("inf")}, epoch)
+        tracked.log_metrics({"best_epoch": 3})
+    history = store.get_metric_history(tracked.run_id, "step_loss")
+    assert sorted((m.step, m.value) for m in history) == [(step, 1 / step) for step in range(1, 701)]
+    epochs = store.get_metric_history(tracked.run_id, "val_top1")
+    assert sorted((m.step, m.value) for m in epochs) == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    assert only_run(store).data.metrics["best_epoch"] == 3
+
+
+def test_the_data_set_with_its_digest(store: MlflowClient, toys: SimpleNamespace, tmp_path: Path) -> None:
+    manifest = toys.save_manifest(
+        tmp_path / "data", toys.toy_colors(2), [(0, 0, "train", "real"), (1, 1, "val", "real")]
+    )
+    with tracked_run("r", experiment="exp") as tracked:
+        tracked.log_dataset(manifest)
+    run = only_run(store)
+    [entry] = run.inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest) == ("toy", manifest.hash[:36])
+    assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "training")]
+    assert '"images":2' in entry.dataset.profile
+    assert run.data.tags["manifest_hash"] == manifest.hash
+
+
+def test_the_code_version(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CodeVersion, "current", classmethod(lambda cls: cls("c" * 40, True)))
+    with tracked_run("r", experiment="exp"):
+        pass
+    tags = only_run(store).data.tags
+    assert (tags["git_commit"], tags["git_dirty"]) == ("c" * 40, "true")
+
+
+def test_the_code_version_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    version = CodeVersion.current()
+    assert version.commit == "unknown" or len(version.commit) == 40
+    monkeypatch.setattr("pillsnap.tracking.source.PROJECT_ROOT", tmp_path)
+    assert CodeVersion.current() == CodeVersion("unknown", False)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git at all
+    assert str(CodeVersion.current()) == "unknown"
+    assert str(CodeVersion("abc", True)) == "abc (with uncommitted changes)"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (TrainingError("the loss is nan after 3 updates"), "FAILED"),
+        (ValueError("a fault"), "FAILED"),
+        (SystemExit(3), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+    ],
+)
+def test_a_run_left_by_an_exception(store: MlflowClient, error: BaseException, status: str) -> None:
+    with pytest.raises(type(error)), tracked_run("r", experiment="exp") as tracked:  # noqa: PT012
+        tracked.log_metrics({"loss": 2.0}, 1)
+        raise error
+    run = only_run(store)
+    assert run.info.status == status
+    assert run.data.tags["ended_because"] == f"{type(error).__name__}: {error}"
+    assert run.data.metrics["loss"] == 2.0, "what was logged before is kept"
+
+
+def test_ctrl_c_right_after_the_run_was_opened(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(cls: type) -> CodeVersion:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CodeVersion, "current", classmethod(interrupted))
+    with pytest.raises(KeyboardInterrupt), tracked_run("r", experiment="exp"):
+        pass
+    assert only_run(store).info.status == "KILLED"
+
+
+def test_a_nested_run_and_its_parent_both_end(store: MlflowClient) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        tracked_run("parent", experiment="exp") as parent,
+        tracked_run("child", experiment="", parent=parent) as child,
+    ):
+        raise KeyboardInterrupt
+    assert {store.get_run(run.run_id).info.status for run in (parent, child)} == {"KILLED"}
+
+
+def test_metrics_survive_a_store_that_fails_for_a_while(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    working = MlflowClient.log_batch
+    failures = iter([MlflowException("the server is restarting")])
+
+    def fails_once(client: MlflowClient, run_id: str, **kwargs: object) -> object:
+        if kwargs.get("metrics"):
+            for failure in failures:
+                raise failure
+        return working(client, run_id, **kwargs)
+
+    with caplog.at_level(logging.WARNING), tracked_run("r", experiment="exp") as tracked:
+        monkeypatch.setattr(MlflowClient, "log_batch", fails_once)
+        tracked.log_metrics({"loss": 3.0}, 1)
+        tracked.flush()
+        assert store.get_run(tracked.run_id).data.metrics == {}
+        tracked.log_metrics({"loss": 2.0}, 2)
+    assert "the server is restarting); 1 are kept" in caplog.text
+    assert [m.value for m in store.get_metric_history(tracked.run_id, "loss")] == [3.0, 2.0]
+    assert only_run(store).info.status == "FINISHED"
+
+
+def test_a_store_that_is_gone_at_the_end_does_not_hide_the_result(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise MlflowException("connection refused")
+
+    with caplog.at_level(logging.WARNING), tracked_run("r", experiment="exp") as tracked:
+        tracked.log_metrics({"loss": 1.0}, 1)
+        monkeypatch.setattr(MlflowClient, "log_batch", gone)
+        monkeypatch.setattr(MlflowClient, "set_terminated", gone)
+    assert f"the MLflow run {tracked.run_id} could not be ended as FINISHED (connection refused)" in caplog.text
+
+
+def test_artifacts(store: MlflowClient, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "one.txt").write_text("약")
+    with tracked_run("r", experiment="exp") as tracked:
+        tracked.log_folder(folder, "evaluation")
+        tracked.log_file(folder / "one.txt")
+        tracked.log_text("# words", "notes/words.md")
+    assert find_artifact(tracked.run_id, "evaluation/one.txt", tmp_path).read_text() == "약"
+    assert find_artifact(tracked.run_id, "notes/words.md", tmp_path).read_text() == "# words"
+    beside = tmp_path / "mlartifacts" / "exp" / tracked.run_id / "artifacts" / "one.txt"
+    assert beside.is_file(), "the artifacts of a local store lie beside its database"
+    with pytest.raises(StoreError):
+        find_artifact(tracked.run_id, "none.txt", tmp_path)
+
+
+def test_a_deleted_experiment_is_used_again(store: MlflowClient) -> None:
+    store.delete_experiment(store.create_experiment("exp"))
+    with tracked_run("r", experiment="exp"):
+        pass
+    assert only_run(store).info.status == "FINISHED"

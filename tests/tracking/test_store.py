@@ -1,0 +1,75 @@
+"""Which store is used, and what is said where it cannot be."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from pillsnap.core.errors import StoreError
+from pillsnap.tracking.store import connect, store_errors, tracking_uri, without_password
+
+
+def test_the_default_is_a_file_in_the_current_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///sub/x.db")
+    assert tracking_uri() == f"sqlite:///{tmp_path}/sub/x.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert tracking_uri() == "http://host:5000"
+
+
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("http://anna:ge%40heim@127.0.0.1:9", r"http://anna:\*\*\*@127.0.0.1:9"),
+        ("postgresql+psycopg://anna:geheim@127.0.0.1:9/mlflow", "127.0.0.1"),
+        ("nosuch://anna:geheim@host/x", "unsupported URI"),
+        ("oracle://anna:geheim@host/x", "needs the Python package oracledb"),
+    ],
+)
+def test_a_store_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, uri: str, named: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    started = time.monotonic()
+    with pytest.raises(StoreError, match=named) as caught:
+        connect()
+    assert time.monotonic() - started < 15
+    message = str(caught.value)
+    assert "heim" not in message, "the password is never shown"
+    assert "MLFLOW_TRACKING_URI" in message or "install it" in message
+    assert "\n" not in message
+
+
+def test_a_path_that_cannot_be_a_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database, but long enough to be looked at as if it were one" * 20)
+    for uri in (f"sqlite:///{tmp_path}/text", f"sqlite:///{tmp_path}/text/mlflow.db"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(StoreError, match="cannot be used"):
+            connect()
+
+
+def test_a_missing_folder_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_store: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new/mlflow.db")
+    connect()
+    assert (tmp_path / "new" / "mlflow.db").is_file()
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://anna:geheim@db/mlflow", "postgresql://anna:***@db/mlflow"),
+        ("http://host:5000", "http://host:5000"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+    ],
+)
+def test_without_password(uri: str, shown: str) -> None:
+    assert without_password(uri) == shown
+
+
+def test_an_error_without_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host")
+    with pytest.raises(StoreError, match="cannot be used: MlflowException"), store_errors():
+        raise MlflowException("")

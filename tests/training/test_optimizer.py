@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from pillsnap.core.experiment import ExperimentConfig
+from pillsnap.training.backbone import create_net
+from pillsnap.training.optimizer import create_optimizer, create_schedule
+
+Config = Callable[..., ExperimentConfig]
+
+
+def rates(config: ExperimentConfig, steps_per_epoch: int) -> list[float]:
+    """The learning rate of every update, and the one after the last."""
+    optimizer = torch.optim.AdamW(nn.Linear(2, 2).parameters(), lr=config.training.base_lr)
+    schedule = create_schedule(optimizer, config, steps_per_epoch)
+    found = [optimizer.param_groups[0]["lr"]]
+    for update in range(1, config.training.epochs * steps_per_epoch + 1):
+        schedule.step_update(update)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+def schedule_of(tiny_config: Config, **training: float) -> ExperimentConfig:
+    values = {"base_lr": 0.01, "min_lr": 1e-5, "epochs": 5, "warmup_epochs": 2, **training}
+    return tiny_config({f"training.{key}": value for key, value in values.items()})
+
+
+def test_weight_decay_spares_norms_and_biases(tiny_config: Config) -> None:
+    config = tiny_config({"training.weight_decay": 0.5, "training.base_lr": 0.1})
+    net = create_net(config.model, config.preprocessing, 6)
+    optimizer = create_optimizer(net, config)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.fill_(1.0)
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    spared = {name for name, parameter in net.named_parameters() if torch.all(parameter == 1)}
+    norms = {
+        f"{name}.{part}"
+        for name, module in net.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for part in ("weight", "bias")
+    }
+    assert norms
+    assert spared == norms | {"backbone.fc.bias"}
+    for name, parameter in net.named_parameters():
+        if name not in spared:
+            torch.testing.assert_close(parameter, torch.full_like(parameter, 0.95))  # 1 - lr · decay
+
+
+def test_adamw_takes_its_values(tiny_config: Config) -> None:
+    config = tiny_config({"optimizer.betas": [0.8, 0.9], "optimizer.eps": 1e-5, "training.base_lr": 0.02})
+    net = create_net(config.model, config.preprocessing, 6)
+    optimizer = create_optimizer(net, config)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    for group in optimizer.param_groups:
+        assert (group["betas"], group["eps"], group["lr"]) == ((0.8, 0.9), 1e-5, 0.02)
+    optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert optimized == {id(parameter) for parameter in net.parameters()}
+
+
+def test_warm_up_then_cosine_update_by_update(tiny_config: Config) -> None:
+    config = schedule_of(tiny_config)
+    found = rates(config, steps_per_epoch=10)
+    assert found[0] == pytest.approx(0.01 * config.schedule.warmup_factor)
+    steps = torch.tensor(found[:21], dtype=torch.float64).diff()
+    torch.testing.assert_close(steps, steps[:1].expand(20))  # a straight line
+    assert found[20] == pytest.approx(0.01)
+    assert max(found) == found[20]
+    assert found[35] == pytest.approx((0.01 + 1e-5) / 2)  # half way between warm-up and end: the warm-up is not in it
+    assert found[50] == pytest.approx(1e-5)
+    assert all(later < earlier for earlier, later in zip(found[20:], found[21:], strict=False))
+
+
+def test_without_warm_up_the_base_rate_comes_first(tiny_config: Config) -> None:
+    found = rates(schedule_of(tiny_config, warmup_epochs=0, epochs=2), steps_per_epoch=4)
+    assert found[0] == pytest.approx(0.01)
+    assert found[-1] == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize("steps_per_epoch", [1, 4])
+def test_a_warm_up_that_rounds_to_the_whole_training(tiny_config: Config, steps_per_epoch: int) -> None:
+    found = rates(schedule_of(tiny_config, warmup_epochs=0.9, epochs=1), steps_per_epoch)
+    assert len(found) == steps_per_epoch + 1
+    assert found[-1] == pytest.approx(1e-5)

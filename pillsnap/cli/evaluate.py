@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from pillsnap.cli.progress import Progress
+
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -25,21 +27,14 @@ import click
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime; by default all usable cores.")
 def evaluate(bundle: Path, manifest_dir: Path, out: Path, threads: int | None) -> None:
     """Measure BUNDLE (an .onnx file) on the test split: evidence and pictures."""
-    from tqdm import tqdm
-
     from pillsnap.core.manifest import Manifest
     from pillsnap.evaluation.evidence import evaluate as measure
     from pillsnap.evaluation.report import check_folder, figures_table, write_report
 
     check_folder(out)
     manifest = Manifest.load(manifest_dir)
-    with tqdm(desc="test images", unit="image", disable=None) as bar:
-
-        def advance(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        result = measure(bundle, manifest, threads=threads, progress=advance)
+    with Progress() as progress:
+        result = measure(bundle, manifest, threads=threads, progress=lambda n, total: progress("test images", n, total))
     write_report(result, manifest, out)
     click.echo(figures_table(result.evidence))
     for note in result.evidence.notes:

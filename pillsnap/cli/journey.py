@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -219,13 +218,3 @@ def run_folder(workspace: Path, run: TrackedRun) -> Path:
     folder = workspace / "runs" / run.run_id
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What ``pillsnap run`` ends with."""
-
-    run_id: str
-    bundle: Path
-    evaluation: Path
-    decision: Decision

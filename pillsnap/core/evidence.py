@@ -6,13 +6,9 @@ The gate judges evidence and never looks elsewhere. Shares are 0..1, times milli
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Self
+from pydantic import BaseModel, ConfigDict, Field
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from pillsnap.core.errors import DataError, EvidenceError
-from pillsnap.core.files import read_json, write_json
+from pillsnap.core.document import StoredDocument
 
 EVIDENCE_VERSION = "1"
 
@@ -57,8 +53,11 @@ class Latency(_Frozen):
     hardware: str
 
 
-class Evidence(_Frozen):
+class Evidence(StoredDocument):
     """Everything that was measured of one bundle (by digest) on one manifest (by hash)."""
+
+    what = "evidence"
+    remedy = "evaluate again"
 
     evidence_version: str = EVIDENCE_VERSION
     bundle_sha256: str
@@ -80,20 +79,3 @@ class Evidence(_Frozen):
     environment: dict[str, str]
     notes: tuple[str, ...] = Field(default=())
     """What limits these figures, in words."""
-
-    def save(self, path: Path) -> None:
-        """Write as JSON, the whole file or nothing. NaN is refused (ValueError)."""
-        document: Any = self.model_dump(mode="json")
-        write_json(path, document)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read evidence. Raises EvidenceError."""
-        try:
-            return cls.model_validate(read_json(path))
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise EvidenceError(f"{path}: is not evidence ({key}: {first['msg']}); evaluate again") from error
-        except DataError as error:
-            raise EvidenceError(f"{error}; evaluate again") from error

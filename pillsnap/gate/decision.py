@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from pillsnap.core.errors import DataError, EvidenceError
+from pillsnap.core.document import StoredDocument
 from pillsnap.core.evidence import EVIDENCE_VERSION, Evidence, Metric
-from pillsnap.core.files import read_json, write_json
 from pillsnap.gate.policy import AtLeast, Below, Policy
 
 
@@ -54,8 +51,11 @@ class Check(_Frozen):
     """Value, 95 % interval, target and minimum as a person reads them."""
 
 
-class Decision(_Frozen):
+class Decision(StoredDocument):
     """The verdict on one bundle (by digest) on one manifest (by hash) under one policy (by digest)."""
+
+    what = "a decision"
+    remedy = "run: pillsnap gate"
 
     verdict: Verdict
     checks: tuple[Check, ...]
@@ -64,23 +64,6 @@ class Decision(_Frozen):
     policy_sha256: str
     bundle_sha256: str
     manifest_hash: str
-
-    def save(self, path: Path) -> None:
-        """Write as JSON, the whole file or nothing."""
-        document: Any = self.model_dump(mode="json")
-        write_json(path, document)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a decision. Raises EvidenceError."""
-        try:
-            return cls.model_validate(read_json(path))
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise EvidenceError(f"{path}: is not a decision ({key}: {first['msg']}); run: pillsnap gate") from error
-        except DataError as error:
-            raise EvidenceError(f"{error}; run: pillsnap gate") from error
 
     def table(self) -> str:
         """The checks as a plain text table."""

@@ -38,10 +38,15 @@ def log_bundle(run: TrackedRun, bundle: Path) -> str:
     """
     model = onnx.load(bundle)
     metadata = BundleMetadata.from_props({prop.key: prop.value for prop in model.metadata_props}, str(bundle))
+    client = connect()
     with store_errors(), _quiet():
+        # left to itself, MLflow keeps the model in the experiment "Default", apart from its run
+        kept_as = client.create_logged_model(
+            run.experiment_id, MODEL_NAME, source_run_id=run.run_id, params=client.get_run(run.run_id).data.params
+        )
         info = Model.log(
             artifact_path=None,
-            name=MODEL_NAME,
+            model_id=kept_as.model_id,
             flavor=mlflow.onnx,
             run_id=run.run_id,
             onnx_model=model,

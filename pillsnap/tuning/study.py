@@ -105,6 +105,9 @@ class _Objective:
             if observer.pruned:  # a pruned run ends well: it did what it should
                 raise optuna.TrialPruned
             return observer.best
+        except TrainingError as error:
+            _log.warning("trial %d failed: %s", trial.number, error)
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -138,7 +141,7 @@ class _TrialObserver:
 
 
 def _open_study(config: ExperimentConfig, data: TrainingData, storage_url: str) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warning of a failed trial is a whole traceback
     identity = {"config": config.model_dump(mode="json", exclude={"tuning": {"trials"}}), "data": data.manifest.hash}
     name = f"{config.name}-{sha256_json(identity)[:12]}"
     pruner = optuna.pruners.MedianPruner(

@@ -22,14 +22,24 @@ def bundle(toys: SimpleNamespace, tmp_path: Path) -> Path:
     return toys.save_bundle(tmp_path / "pillsnap.onnx", toys.toy_colors(3))
 
 
-def test_the_bytes_are_kept(store: MlflowClient, bundle: Path) -> None:
+def test_the_bytes_are_kept(store: MlflowClient, bundle: Path, tmp_path: Path) -> None:
     with tracked_run("r", experiment="exp") as tracked:
+        tracked.log_config({"seed": 7})
         uri = log_bundle(tracked, bundle)
     assert uri.startswith("models:/m-")
     assert store.get_run(tracked.run_id).data.tags[MODEL_URI_TAG] == uri
     with fetched_bundle(uri) as kept:
         assert sha256_file(kept) == sha256_file(bundle)
     assert not kept.exists(), "the copy is removed afterwards"
+    logged = store.get_logged_model(uri.removeprefix("models:/"))
+    assert (logged.name, logged.source_run_id, logged.experiment_id) == (
+        "bundle",
+        tracked.run_id,
+        tracked.experiment_id,
+    )
+    assert (logged.status, logged.params) == ("READY", {"cfg.seed": "7"})
+    assert (tmp_path / "mlartifacts" / "exp" / "models").is_dir(), "beside the run's other artifacts"
+    assert [output.model_id for output in store.get_run(tracked.run_id).outputs.model_outputs] == [logged.model_id]
     info = mlflow.models.get_model_info(uri)
     assert info.run_id == tracked.run_id
     assert info.metadata["bundle_sha256"] == sha256_file(bundle)

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from pillsnap.data.cache import PreparedCache
 from pillsnap.training.batches import TrainingData, plain_batches, train_loader
 
 Config = Callable[..., ExperimentConfig]
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # machines of one or two cores
 
 
 def epochs(data: TrainingData, config: ExperimentConfig, numbers: tuple[int, ...] = (1, 2)) -> list[list[Any]]:
@@ -42,6 +44,12 @@ def test_images_depend_on_seed_epoch_and_row_only(data: TrainingData, tiny_confi
     assert not same(alone[0], alone[1])
     assert same(epochs(data, tiny_config(), (2,))[0], alone[1])
     assert not same(epochs(data, tiny_config({"seed": 2}), (1,))[0], alone[0])
+
+
+@pytest.mark.timeout(60)
+def test_workers_start_after_opencv_was_used_with_threads(data: TrainingData, tiny_config: Config) -> None:
+    cv2.warpAffine(np.zeros((2000, 2000, 3), np.uint8), np.eye(2, 3), (2000, 2000))  # starts its threads
+    assert len(epochs(data, tiny_config({"data.workers": 1}), (1,))[0]) == 6
 
 
 def test_the_same_row_looks_different_every_epoch(

@@ -30,7 +30,7 @@ CHANGED: dict[str, Any] = {
     "seed": 9,
     "preprocessing.mean": [0.5, 0.5, 0.5],
     "preprocessing.std": [0.5, 0.5, 0.5],
-    "model.backbone": "resnet34",
+    "model.backbone": "resnet50",
     "model.drop_rate": 0,
     "model.drop_path_rate": 0,
     "data.batch_size": 16,

@@ -105,7 +105,7 @@ def test_called_again_it_adds_only_what_is_missing(
     again = run(tiny)
     assert again == first
     assert len(runs_of(store)[1]) == 3
-    fake_fit(monkeypatch, [0.9], [0.2])
+    fake_fit(monkeypatch, [0.9], [0.8])
     more = run(tiny.with_overrides({"tuning.trials": 5}))
     assert (more.completed, more.best_value) == (5, 0.9)
     drawn = [tuple(trial.params.values()) for trial in trials_of(tmp_path)]
@@ -136,11 +136,17 @@ def test_hopeless_trials_are_cut_off(
 
 
 def test_a_trial_whose_loss_is_no_number(
-    run: Study, tiny: ExperimentConfig, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+    run: Study,
+    tiny: ExperimentConfig,
+    store: MlflowClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     fake_fit(monkeypatch, [0.4], TrainingError("the loss is nan after 3 updates"), [0.5])
     result = run(tiny)
     assert (result.completed, result.failed, result.best_value) == (2, 1, 0.5)
+    assert "trial 1 failed: the loss is nan after 3 updates" in caplog.text
+    assert "Traceback" not in caplog.text
     [parent], nested = runs_of(store)
     assert [child.info.status for child in nested] == ["FINISHED", "FAILED", "FINISHED"]
     assert "loss is nan" in nested[1].data.tags["ended_because"]

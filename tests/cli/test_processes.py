@@ -1,0 +1,93 @@
+"""Commands in processes of their own: signals, and an environment without torch."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+PROJECT = Path(__file__).parents[2]
+
+WITHOUT_TORCH = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "torchvision", "timm"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from pillsnap.cli.main import main
+
+folder, out = sys.argv[1:3]
+photo, bundle, data = f"{folder}/data/00040.png", f"{folder}/bundle.onnx", f"{folder}/data"
+for command in (
+    ["identify", photo, "--bundle", bundle],
+    ["evaluate", bundle, "--manifest", data, "--out", f"{out}/evaluation"],
+    ["gate", f"{out}/evaluation/evidence.json", "--bundle", bundle, "--manifest", data],
+    ["train", "--data", data, "--config", f"{folder}/tiny.yaml", "--workspace", f"{out}/w"],
+):
+    sys.argv = ["pillsnap", *command]
+    try:
+        main()
+    except SystemExit as end:
+        print(f"{command[0]} ended with {end.code}", file=sys.stderr, flush=True)
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_signals_during_training(
+    prepared: Path, tmp_path: Path, environment: dict[str, str], store: MlflowClient
+) -> None:
+    """Ctrl-C and SIGTERM end the MLflow run with a terminal status and the command with 1; both at once to save time."""
+    signals = {"int": (signal.SIGINT, "data.workers=0"), "term": (signal.SIGTERM, "data.workers=1")}
+    started = {}
+    for name, (_, setting) in signals.items():
+        arguments = ["--data", prepared / "data", "--config", prepared / "tiny.yaml", "--workspace", tmp_path / name]
+        command = [sys.executable, "-m", "pillsnap", "run", *map(str, arguments)]
+        command += ["--set", "training.epochs=1000000", "--set", setting]
+        started[name] = subprocess.Popen(command, cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True)
+    for name, process in started.items():
+        assert process.stderr is not None
+        try:
+            head = []
+            for line in process.stderr:
+                head.append(line)
+                if line.startswith("epoch 1 of"):
+                    break
+            process.send_signal(signals[name][0])
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 1, "".join(head) + err
+        assert "error: interrupted" in err
+        assert "Traceback" not in err
+    found = store.get_experiment_by_name("pillsnap")
+    assert found is not None
+    runs = store.search_runs([found.experiment_id])
+    assert [run.info.status for run in runs] == ["KILLED", "KILLED"]
+    for run in runs:
+        assert run.data.tags["ended_because"].startswith("KeyboardInterrupt")
+        assert run.data.metrics["val_top1"] >= 0, "what was measured before is kept"
+
+
+@pytest.mark.slow
+def test_without_torch(prepared: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    """The base install answers, evaluates and judges; training says what it needs."""
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(prepared), str(tmp_path)]
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "K-990002  가상정1" in done.stdout
+    assert (tmp_path / "evaluation" / "report.md").is_file()
+    assert "Top-1                   100.0 %" in done.stdout
+    for ended in ("identify ended with 0", "evaluate ended with 0", "gate ended with 1", "train ended with 1"):
+        assert ended in done.stderr
+    assert "verdict: HOLD" in done.stdout, "all right, on too few images"
+    assert "needs the package torch: pip install 'pillsnap[train]'" in done.stderr
+    assert "fault in PillSnap" not in done.stderr

@@ -117,4 +117,4 @@ def _missing_package(error: ModuleNotFoundError) -> str:
 def _terminate(signum: int, frame: FrameType | None) -> None:
     """SIGTERM ends like Ctrl-C: what is running closes its run and its files. A second one ends at once."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt("SIGTERM")

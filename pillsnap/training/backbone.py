@@ -95,9 +95,9 @@ def _require_loaded(backbone: nn.Module, random_start: nn.Module, model: ModelCo
     untouched = [name for name, kernel in kernels.items() if torch.equal(kernel, started_with[name])]
     if untouched:
         raise TrainingError(
-            f"the pretrained weights of {model.weights or model.backbone} do not fit {model.backbone}: {len(untouched)} "
-            f"of {len(kernels)} kernels would stay random ({untouched[0]}, ...). Give weights that timm saved for this "
-            "very backbone, or train from random weights with model.pretrained=false"
+            f"the pretrained weights of {model.weights or model.backbone} do not fit {model.backbone}: "
+            f"{len(untouched)} of {len(kernels)} kernels would stay random ({untouched[0]}, ...). Give weights that "
+            "timm saved for this very backbone, or train from random weights with model.pretrained=false"
         )
 
 

@@ -95,6 +95,22 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return iter([(self.epoch, int(row)) for row in order])
 
 
+class _Loader(DataLoader[Any]):
+    """A loader whose workers are forked while OpenCV has no threads.
+
+    They would stay in the parent, and a worker that ends them or counts on them waits for ever. The workers inherit
+    that OpenCV uses one thread each.
+    """
+
+    def __iter__(self) -> Any:
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # ends the threads that are there
+        try:
+            return super().__iter__()
+        finally:
+            cv2.setNumThreads(threads)
+
+
 def train_loader(data: TrainingData, config: ExperimentConfig, cuda: bool) -> tuple[DataLoader[Any], EpochSampler]:
     """The loader of the training split; set ``sampler.epoch`` before each epoch. Raises DataError: not one batch."""
     if len(data.train_indices) < config.data.batch_size:
@@ -103,7 +119,7 @@ def train_loader(data: TrainingData, config: ExperimentConfig, cuda: bool) -> tu
             "data.batch_size lower, or tuning.train_share higher"
         )
     sampler = EpochSampler(data.train_indices, config.seed)
-    loader: DataLoader[Any] = DataLoader(
+    loader = _Loader(
         AugmentedImages(data, config.augmentation, config.seed),
         batch_size=config.data.batch_size,
         sampler=sampler,
@@ -128,7 +144,6 @@ def plain_batches(
 
 
 def _prepare_worker(worker: int) -> None:
-    """One thread each; the training process alone answers to Ctrl-C and SIGTERM, and ends its workers."""
-    cv2.setNumThreads(1)
+    """The training process alone answers to Ctrl-C and SIGTERM, and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -112,7 +112,7 @@ def test_a_drug_without_pictures(call: Call, tmp_path: Path) -> None:
     raw.mkdir()
     drugs = [{"kcode": f"K-{n}", "drug_name": "a"} for n in (1, 2)]
     (raw / "drugs.json").write_text(json.dumps({"drugs": drugs}))
-    refused(call, 1, "", "data", "prepare", "--raw", raw, "--out", tmp_path / "out")
+    refused(call, 2, "neither studio nor real pictures", "data", "prepare", "--raw", raw, "--out", tmp_path / "out")
     (raw / "studio" / "K-000001").mkdir(parents=True)
     for n in range(12):
         picture = np.random.default_rng(n).integers(0, 255, (16, 16, 3), np.uint8)

@@ -45,7 +45,7 @@ assert "torch" not in sys.modules
 def test_signals_during_training(
     prepared: Path, tmp_path: Path, environment: dict[str, str], store: MlflowClient
 ) -> None:
-    """Ctrl-C and SIGTERM end the MLflow run with a terminal status and the command with 1; both at once to save time."""
+    """Ctrl-C and SIGTERM end the MLflow run in a terminal status, and the command with 1. Both at once."""
     signals = {"int": (signal.SIGINT, "data.workers=0"), "term": (signal.SIGTERM, "data.workers=1")}
     started = {}
     for name, (_, setting) in signals.items():

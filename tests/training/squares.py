@@ -1,4 +1,4 @@
-"""Builders for the tests of training and exporting: pictures of coloured squares, and a net that learns them in seconds.
+"""Builders for the tests of training and exporting: pictures of coloured squares, and a net that learns them fast.
 
 Each picture is a coloured square of random size and place on a grey, noisy ground; the colour is the class.
 """

@@ -78,7 +78,7 @@ def test_an_unknown_backbone_is_misconfigured(tiny_config: Config, name: str) ->
 
 
 def test_an_unknown_backbone_is_answered_with_similar_ones(tiny_config: Config) -> None:
-    with pytest.raises(ConfigError, match="similar: .*resnet18"):
+    with pytest.raises(ConfigError, match=r"similar: .*resnet18"):
         build(tiny_config({"model.backbone": "resnet18_"}))
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_warm_up_then_cosine_update_by_update(tiny_config: Config) -> None:
     assert max(found) == found[20]
     assert found[35] == pytest.approx((0.01 + 1e-5) / 2)  # half way between warm-up and end: the warm-up is not in it
     assert found[50] == pytest.approx(1e-5)
-    assert all(later < earlier for earlier, later in zip(found[20:], found[21:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(found[20:]))
 
 
 def test_without_warm_up_the_base_rate_comes_first(tiny_config: Config) -> None:

@@ -56,8 +56,7 @@ def _examine() -> Iterator[_Finding]:
     yield _device()
     yield from _project_files()
     yield _disk()
-    yield _store()
-    yield _champion()
+    yield from _store()
 
 
 def _package(name: str, state: str, advice: str) -> _Finding:
@@ -91,16 +90,20 @@ def _disk() -> _Finding:
     return _Finding("ok", f"{free_gb:.0f} GB free in {Path.cwd()}")
 
 
-def _store() -> _Finding:
+def _store() -> Iterator[_Finding]:
     from pillsnap.tracking.store import connect, tracking_uri, without_password
 
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        yield _Finding("note", f"MLflow store {uri} is not there yet: the first run makes it")
+        return
     try:
         connect()
     except PillSnapError as error:
-        return _Finding(
-            "MISSING", f"MLflow store: {error}", "set MLFLOW_TRACKING_URI to a store that runs, or unset it"
-        )
-    return _Finding("ok", f"MLflow store {without_password(tracking_uri())}")
+        yield _Finding("MISSING", f"MLflow store: {error}", "set MLFLOW_TRACKING_URI to a store that runs, or unset it")
+        return
+    yield _Finding("ok", f"MLflow store {without_password(uri)}")
+    yield _champion()
 
 
 def _champion() -> _Finding:

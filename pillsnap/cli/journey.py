@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pillsnap.data.prepare import PrepareResult
     from pillsnap.exporting.export import ExportResult
     from pillsnap.gate.decision import Decision
+    from pillsnap.gate.policy import Policy
     from pillsnap.tracking.run import TrackedRun
     from pillsnap.training.batches import TrainingData
     from pillsnap.training.trainer import FitResult
@@ -186,17 +187,16 @@ def evaluate_step(run: TrackedRun, bundle: Path, manifest: Manifest, workspace: 
     return folder
 
 
-def gate_step(run: TrackedRun, bundle: Path, evaluation: Path, manifest: Manifest, policy_file: Path) -> Decision:
+def gate_step(run: TrackedRun, bundle: Path, evaluation: Path, manifest: Manifest, policy: Policy) -> Decision:
     """Judge the evidence; the decision goes to the run."""
     from pillsnap.core.evidence import Evidence
     from pillsnap.core.files import sha256_file
     from pillsnap.evaluation.report import EVIDENCE_FILE
     from pillsnap.gate.decision import decide
-    from pillsnap.gate.policy import Policy
 
     decision = decide(
         Evidence.load(evaluation / EVIDENCE_FILE),
-        Policy.load(policy_file),
+        policy,
         bundle_sha256=sha256_file(bundle),
         manifest_hash=manifest.hash,
     )

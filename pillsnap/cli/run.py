@@ -32,7 +32,7 @@ def run(data_name: str, workspace: Path, policy_file: Path, register_name: str, 
         trained = journey.train_step(tracked, config, manifest, workspace)
         exported = journey.export_step(tracked, trained.best_checkpoint, manifest, workspace)
         evaluation = journey.evaluate_step(tracked, exported.bundle, manifest, workspace)
-        decision = journey.gate_step(tracked, exported.bundle, evaluation, manifest, policy_file)
+        decision = journey.gate_step(tracked, exported.bundle, evaluation, manifest, policy)
     click.echo(f"\n{decision.table()}\n\nverdict: {decision.verdict}")
     for reason in decision.reasons:
         click.echo(f"  - {reason}")

@@ -223,7 +223,7 @@ class ExperimentConfig(Section):
     """One experiment file."""
 
     name: str = "reference"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     preprocessing: PreprocessingSpec = PreprocessingSpec()
     model: ModelConfig = ModelConfig()
     data: LoaderConfig = LoaderConfig()
@@ -277,6 +277,15 @@ class ExperimentConfig(Section):
         for key in self.tuning.space:
             if key not in known or isinstance(known[key], bool) or not isinstance(known[key], int | float | None):
                 raise ConfigError(f"{source}: tuning.space: {key!r} is not a number of this file")
+        document = self.model_dump(mode="json")
+        for key, space in self.tuning.space.items():
+            for end in (space.low, space.high):
+                try:
+                    type(self).model_validate(_with_override(document, key, end))
+                except ValidationError as error:
+                    raise ConfigError(
+                        describe_validation_error(error, f"{source}: tuning.space: {key}={end}")
+                    ) from error
 
 
 def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -327,11 +336,11 @@ def parse_override(text: str) -> tuple[str, Any]:
     """``training.epochs=3`` → key and value, the value read as YAML. Raises ConfigError."""
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
-        raise ConfigError(f"--set {text!r}: expected KEY=VALUE, for example training.epochs=3")
+        raise ConfigError(f"{text!r}: expected KEY=VALUE, for example training.epochs=3")
     try:
         return key.strip(), _yaml_scalar(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML") from error
+        raise ConfigError(f"{text!r}: the value is not valid YAML") from error
 
 
 def _yaml_scalar(text: str) -> Any:

@@ -79,14 +79,13 @@ def promote(name: str, version: str, alias: str, policy: Policy) -> Judged:
         GateRefusedError: the gate says no; the message holds its reasons.
         StoreError: the registry cannot be reached, or there is no such version.
     """
-    if alias not in _ALLOWED:
-        raise ConfigError(f"--alias {alias!r}: the gate knows {' and '.join(ALIASES)}")
+    _check_alias(alias)
     client = connect()
     entry = find_version(client, name, version)
     evidence = _evidence_of_run(entry.run_id or "")
     with fetched_bundle(f"models:/{name}/{entry.version}") as bundle:
         decision = _judge(bundle, evidence, policy)
-    with store_errors():
+    with store_errors():  # the newest word of the gate stands at the version, also where it is a refusal
         _set_tags(client, name, entry.version, decision)
         client.update_model_version(name, entry.version, _describe(decision, entry.run_id or ""))
     if decision.verdict not in _ALLOWED[alias]:
@@ -102,9 +101,11 @@ def champion_session(name: str, alias: str = CHAMPION) -> Iterator[tuple[PillSes
     """The session of the version that carries an alias, and its version number.
 
     Raises:
+        ConfigError: an alias that the platform does not have.
         StoreError: there is none.
         GateRefusedError: the alias was set past the gate, or the file is not the one that was judged.
     """
+    _check_alias(alias)
     client = connect()
     try:
         entry = client.get_model_version_by_alias(name, alias)
@@ -116,7 +117,7 @@ def champion_session(name: str, alias: str = CHAMPION) -> Iterator[tuple[PillSes
     with fetched_bundle(f"models:/{name}/{entry.version}") as bundle:
         session = PillSession.load(bundle)
     verdict = entry.tags.get(f"{_TAG}verdict", "none")
-    if alias in _ALLOWED and verdict not in _ALLOWED[alias]:
+    if verdict not in _ALLOWED[alias]:
         raise GateRefusedError(
             f"{name} version {entry.version} is {alias}, but its verdict is {verdict}: the alias was set past the "
             f"gate. Ask the gate with: pillsnap registry promote {name} {entry.version} --alias {alias}"
@@ -127,6 +128,11 @@ def champion_session(name: str, alias: str = CHAMPION) -> Iterator[tuple[PillSes
             f"({entry.tags.get(f'{_TAG}bundle_sha256', 'none')[:12]}); register the run again"
         )
     yield session, str(entry.version)
+
+
+def _check_alias(alias: str) -> None:
+    if alias not in _ALLOWED:
+        raise ConfigError(f"--alias {alias!r}: the gate knows {' and '.join(ALIASES)}")
 
 
 def find_version(client: MlflowClient, name: str, version: str) -> ModelVersion:

@@ -66,8 +66,11 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        what = f"the MLflow store {without_password(tracking_uri())}"
+        if isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise StoreError(f"{what} says: {first_line(error)[:300]}") from error
         raise StoreError(
-            f"the MLflow store {without_password(tracking_uri())} cannot be used: {first_line(error)[:300]}. "
+            f"{what} cannot be used: {first_line(error)[:300]}. "
             "Check MLFLOW_TRACKING_URI and that the server runs (pillsnap doctor)"
         ) from error
 
@@ -118,3 +121,4 @@ def _settle_mlflow() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)

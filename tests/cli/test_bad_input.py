@@ -53,7 +53,7 @@ def test_an_experiment_file(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--set", "training.epochs"), "--set 'training.epochs': expected KEY=VALUE"),
+        (("--set", "training.epochs"), "'training.epochs': expected KEY=VALUE"),
         (("--set", "=3"), "expected KEY=VALUE"),
         (("--set", "training.epochs=many"), "training.epochs: "),
         (("--set", "training.epochz=3"), "training.epochz: unknown key"),

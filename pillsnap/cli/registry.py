@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pillsnap.cli.options import name_option, policy_option
+from pillsnap.cli.options import name_option
+
+if TYPE_CHECKING:
+    from pillsnap.gate.policy import Policy
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
 @click.group()
@@ -17,13 +23,11 @@ def registry() -> None:
 @registry.command()
 @click.argument("run_id")
 @name_option
-@policy_option
-def register(run_id: str, name: str, policy_file: Path) -> None:
+def register(run_id: str, name: str) -> None:
     """Make the bundle of RUN_ID a version, with readable gate.* tags and a table as its description."""
-    from pillsnap.gate.policy import Policy
     from pillsnap.registry.versions import register as make_version
 
-    judged = make_version(run_id, name, Policy.load(policy_file))
+    judged = make_version(run_id, name, trusted_policy())
     click.echo(f"registered: {judged.name} version {judged.version}, verdict {judged.decision.verdict}")
     click.echo(f"next: pillsnap registry promote {judged.version} --name {judged.name}")
 
@@ -31,16 +35,14 @@ def register(run_id: str, name: str, policy_file: Path) -> None:
 @registry.command()
 @click.argument("version")
 @name_option
-@policy_option
 @click.option(
     "--alias", default="champion", show_default=True, help="champion needs PROMOTE, challenger at least HOLD."
 )
-def promote(version: str, name: str, policy_file: Path, alias: str) -> None:
+def promote(version: str, name: str, alias: str) -> None:
     """Give VERSION (a number, or latest) an alias; refused with the reasons where the gate says no (exit status 1)."""
-    from pillsnap.gate.policy import Policy
     from pillsnap.registry.versions import promote as set_alias
 
-    judged = set_alias(name, version, alias, Policy.load(policy_file))
+    judged = set_alias(name, version, alias, trusted_policy())
     click.echo(judged.decision.table())
     click.echo(f"\n{judged.name} version {judged.version} is {alias} now ({judged.decision.verdict})")
 
@@ -58,3 +60,15 @@ def status(name: str) -> None:
         )
         alias = f" [{', '.join(aliases)}]" if aliases else ""
         click.echo(f"{name} version {entry.version}{alias}: {tags.get('gate.verdict', 'not judged')} ({figures})")
+
+
+def trusted_policy() -> Policy:
+    """The policy that promotions are judged by: no option and no current folder chooses another one.
+
+    It is the project's ``registry/policy.yaml``; an installation without a checkout (an image) has it under its
+    working folder.
+    """
+    from pillsnap.gate.policy import DEFAULT_PATH, Policy
+
+    of_the_project = PROJECT_ROOT / DEFAULT_PATH
+    return Policy.load(of_the_project if of_the_project.is_file() else Path(DEFAULT_PATH))

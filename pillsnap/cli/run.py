@@ -26,6 +26,11 @@ def run(data_name: str, workspace: Path, policy_file: Path, register_name: str, 
     from pillsnap.tracking.run import tracked_run
 
     config = load_experiment(**experiment)
+    if register_name:
+        from pillsnap.cli.registry import trusted_policy
+        from pillsnap.registry.versions import check_name, register
+
+        check_name(register_name)  # before the training too
     policy = Policy.load(policy_file)  # a wrong policy is said before hours of training, not after
     with tracked_run(f"run {config.name}", experiment=journey.EXPERIMENT_NAME) as tracked:
         manifest = journey.find_data(data_name, workspace)
@@ -38,7 +43,5 @@ def run(data_name: str, workspace: Path, policy_file: Path, register_name: str, 
         click.echo(f"  - {reason}")
     click.echo(f"run: {tracked.run_id}\nbundle: {exported.bundle}\nreport: {evaluation / 'report.md'}")
     if register_name:
-        from pillsnap.registry.versions import register
-
-        judged = register(tracked.run_id, register_name, policy)
+        judged = register(tracked.run_id, register_name, trusted_policy())
         click.echo(f"registered: {judged.name} version {judged.version}")

@@ -16,6 +16,7 @@ from pillsnap.core.errors import ConfigError
 from pillsnap.core.preprocessing import PreprocessingSpec
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 Range = tuple[float, float]
 
 
@@ -94,7 +95,7 @@ class OptimizerConfig(Section):
     """AdamW."""
 
     name: Literal["adamw"] = "adamw"
-    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
 
 
@@ -219,6 +220,11 @@ class TuningConfig(Section):
     """Dotted key of this file → range."""
 
 
+TUNABLE = ("model.", "training.", "optimizer.", "schedule.", "augmentation.")
+"""What a study may vary: the trials share their prepared images, their loader and their length."""
+NOT_TUNABLE = frozenset({"training.epochs", "training.warmup_epochs"})
+
+
 class ExperimentConfig(Section):
     """One experiment file."""
 
@@ -275,8 +281,16 @@ class ExperimentConfig(Section):
     def _check_search_space(self, source: str) -> None:
         known = self.flat()
         for key in self.tuning.space:
-            if key not in known or isinstance(known[key], bool) or not isinstance(known[key], int | float | None):
-                raise ConfigError(f"{source}: tuning.space: {key!r} is not a number of this file")
+            if not key.startswith(TUNABLE) or key in NOT_TUNABLE:
+                raise ConfigError(f"{source}: tuning.space: {key!r} cannot be varied; only {', '.join(TUNABLE)} can")
+            if key not in known or not (known[key] is None or type(known[key]) is float):
+                raise ConfigError(f"{source}: tuning.space: {key!r} is not a number of this file (with decimals)")
+
+    def check_search_ends(self, source: str) -> None:
+        """Both ends of every search range must be allowed values. Raises ConfigError.
+
+        Asked before a study, not when the file is read: a range that a training does not use must not stop it.
+        """
         document = self.model_dump(mode="json")
         for key, space in self.tuning.space.items():
             for end in (space.low, space.high):

@@ -67,5 +67,8 @@ def _start_of_scan(data: bytes) -> int:
     """
     position = 2
     while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] not in (b"\xda", b""):
+        if data[position + 1 : position + 2] == b"\xff":  # a fill byte
+            position += 1
+            continue
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return position

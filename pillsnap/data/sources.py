@@ -7,6 +7,7 @@ spelling of a K-CODE that `normalize_kcode` takes. Looks at names only; knows no
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -59,9 +60,14 @@ def list_pictures(folder: Path) -> list[str]:
         prefix = waiting.pop()
         for entry in _entries(folder / prefix):
             relative = f"{prefix}{entry.name}"
-            if not entry.is_dir():
-                if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+            if not _is_folder(entry):
+                if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not _never_ends(entry):
                     found.append(_checked_text(folder, relative))
+            elif _is_another_drug(entry.name, folder.name):
+                raise DataError(
+                    f"{entry.path}: the folder of one drug lies in the folder of another; its pictures would get the "
+                    "wrong label. Move it out"
+                )
             elif not entry.name.endswith(LABEL_SUFFIX) and (identity := _identity(Path(entry.path))) not in seen:
                 seen.add(identity)
                 waiting.append(f"{relative}/")
@@ -74,7 +80,7 @@ def _drug_folders(root: Path, wanted: frozenset[str], seen: set[tuple[int, int]]
         for entry in sorted(_entries(waiting.pop()), key=lambda entry: entry.name):
             kcode = _kcode_of_folder(entry.name)
             other_drug = kcode is not None and kcode not in wanted and not _may_be_a_plain_number(entry.name)
-            if other_drug or entry.name.endswith(LABEL_SUFFIX) or not entry.is_dir():
+            if other_drug or entry.name.endswith(LABEL_SUFFIX) or not _is_folder(entry):
                 continue
             folder = Path(entry.path)
             identity = _identity(folder)
@@ -101,6 +107,27 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
             yield from (entry for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed ({error.strerror or error}); check its permissions") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _never_ends(entry: os.DirEntry[str]) -> bool:
+    """A pipe or a socket: reading it would wait for ever. A file that is gone is not one; it is reported later."""
+    try:
+        mode = os.stat(entry.path).st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode)
+
+
+def _is_another_drug(name: str, drug_folder: str) -> bool:
+    inner, outer = _kcode_of_folder(name), _kcode_of_folder(drug_folder)
+    return inner is not None and outer is not None and inner != outer and not _may_be_a_plain_number(name)
 
 
 def _kcode_of_folder(name: str) -> str | None:

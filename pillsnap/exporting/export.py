@@ -109,7 +109,7 @@ def export_bundle(
 def fit_temperature(logits_NK: NDArray[np.float32], label_N: NDArray[np.int64]) -> float:
     """The T that minimises the negative log-likelihood of softmax(logits / T).
 
-    Temperature scaling: Guo et al., "On Calibration of Modern Neural Networks", 2017. Bounded to 0.05..20, so
+    Temperature scaling: Guo et al., "On Calibration of Modern Neural Networks", 2017. Bounded to 0.25..20, so
     that a perfect or a hopeless validation split does not run away.
     """
     rows = np.arange(len(label_N))
@@ -118,7 +118,7 @@ def fit_temperature(logits_NK: NDArray[np.float32], label_N: NDArray[np.int64]) 
         log_probabilities = log_softmax(logits_NK.astype(np.float64) / np.exp(log_temperature), axis=1)
         return float(-log_probabilities[rows, label_N].mean())
 
-    result = minimize_scalar(negative_log_likelihood, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    result = minimize_scalar(negative_log_likelihood, bounds=(np.log(0.25), np.log(20)), method="bounded")
     return float(np.exp(result.x))
 
 

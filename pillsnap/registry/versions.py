@@ -112,7 +112,7 @@ def champion_session(name: str, alias: str = CHAMPION) -> Iterator[tuple[PillSes
     except MlflowException as error:
         raise StoreError(
             f"the registry has no {alias} of {name!r} ({first_line(error)[:200]}); "
-            f"set one with: pillsnap registry promote {name} VERSION"
+            f"set one with: pillsnap registry promote VERSION --name {name}"
         ) from error
     with fetched_bundle(f"models:/{name}/{entry.version}") as bundle:
         session = PillSession.load(bundle)
@@ -120,7 +120,7 @@ def champion_session(name: str, alias: str = CHAMPION) -> Iterator[tuple[PillSes
     if verdict not in _ALLOWED[alias]:
         raise GateRefusedError(
             f"{name} version {entry.version} is {alias}, but its verdict is {verdict}: the alias was set past the "
-            f"gate. Ask the gate with: pillsnap registry promote {name} {entry.version} --alias {alias}"
+            f"gate. Ask the gate with: pillsnap registry promote {entry.version} --name {name} --alias {alias}"
         )
     if entry.tags.get(f"{_TAG}bundle_sha256") != session.sha256:
         raise GateRefusedError(
@@ -138,7 +138,7 @@ def _check_alias(alias: str) -> None:
 def find_version(client: MlflowClient, name: str, version: str) -> ModelVersion:
     """A version by its number, or the newest one by ``latest``. Raises StoreError."""
     with store_errors():
-        versions = client.search_model_versions(f"name = '{_quoted(name)}'")
+        versions = client.search_model_versions(f"name = '{check_name(name)}'")
     if not versions:
         raise StoreError(f"the registry has no model {name!r}; register one with: pillsnap registry register RUN_ID")
     numbers = sorted(int(entry.version) for entry in versions)
@@ -155,7 +155,7 @@ def list_versions(name: str) -> list[tuple[ModelVersion, tuple[str, ...]]]:
     find_version(client, name, "latest")
     with store_errors():
         aliases: dict[str, str] = client.get_registered_model(name).aliases
-        versions = client.search_model_versions(f"name = '{_quoted(name)}'")
+        versions = client.search_model_versions(f"name = '{check_name(name)}'")
     return [
         (entry, tuple(alias for alias, number in aliases.items() if str(number) == str(entry.version)))
         for entry in sorted(versions, key=lambda entry: -int(entry.version))
@@ -210,7 +210,8 @@ def _describe(decision: Decision, run_id: str) -> str:
     return f"{decision.markdown()}\n\nEvidence and pictures: run `{run_id}`, folder `evaluation`."
 
 
-def _quoted(name: str) -> str:
-    if "'" in name:
-        raise ConfigError(f"a model's name cannot hold a quotation mark: {name!r}")
+def check_name(name: str) -> str:
+    """The name of a registered model, as MLflow and its search take it. Raises ConfigError."""
+    if not name.strip() or set(name) & set("'/:"):
+        raise ConfigError(f"a model's name cannot be empty or hold a quotation mark, a slash or a colon: {name!r}")
     return name

@@ -57,7 +57,13 @@ def ensure_experiment(client: MlflowClient, name: str) -> str:
             if experiment.lifecycle_stage == "deleted":
                 client.restore_experiment(experiment.experiment_id)
             return str(experiment.experiment_id)
-        return str(client.create_experiment(name, artifact_location=_artifact_location(name)))
+        try:
+            return str(client.create_experiment(name, artifact_location=_artifact_location(name)))
+        except MlflowException:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+            return str(experiment.experiment_id)  # another process was faster
 
 
 @contextmanager

@@ -22,6 +22,9 @@ from pillsnap.core.preprocessing import PreprocessingSpec
 _log = logging.getLogger(__name__)
 
 
+_RESERVED = frozenset({"num_classes", "in_chans", "drop_rate", "drop_path_rate", "pretrained"})
+
+
 class PillNet(nn.Module):
     """``image_NHWC_u8`` → ``logits_NK``."""
 
@@ -56,6 +59,9 @@ def create_net(model: ModelConfig, preprocessing: PreprocessingSpec, num_classes
     if not timm.is_model(model.backbone):
         close = ", ".join(timm.list_models(f"*{model.backbone[:8]}*")[:5]) or "see timm.list_models()"
         raise ConfigError(f"model.backbone: timm has no model {model.backbone!r} (similar: {close})")
+    reserved = sorted(_RESERVED & set(model.kwargs))
+    if reserved:
+        raise ConfigError(f"model.kwargs: {', '.join(reserved)} cannot stand there; they have own keys or are fixed")
     arguments: dict[str, Any] = {
         "num_classes": num_classes,
         "drop_rate": model.drop_rate,

@@ -6,6 +6,7 @@ What an image looks like depends on (seed, epoch, index) alone, never on the num
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -147,3 +148,6 @@ def _prepare_worker(worker: int) -> None:
     """The training process alone answers to Ctrl-C and SIGTERM, and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Python's thread that hands tensors over prints a traceback when the training process is gone; what fails in a
+    # worker itself reaches the training process on another way.
+    sys.excepthook = lambda *_: None

@@ -50,9 +50,10 @@ def run_study(
         experiment: MLflow experiment.
 
     Raises:
-        ConfigError: the storage cannot be used.
+        ConfigError: the storage cannot be used, or a search range reaches a value that is not allowed.
         TrainingError: no trial came to an end.
     """
+    config.check_search_ends(config.name)
     study = _open_study(config, data, storage_url)
     missing = config.tuning.trials - _count(study, *_DONE)
     with tracked_run(f"tune {config.name}", experiment=experiment) as parent:
@@ -160,7 +161,7 @@ def _open_study(config: ExperimentConfig, data: TrainingData, storage_url: str) 
         raise ConfigError(f"the study's storage {storage_url.split('@')[-1]} cannot be used ({error})") from error
     # a study that goes on must not draw again what it drew before
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
-    if not study.trials:
+    if _count(study, *_DONE) == 0:
         flat = config.flat()
         study.enqueue_trial({key: flat[key] for key, space in config.tuning.space.items() if _holds(space, flat[key])})
     return study

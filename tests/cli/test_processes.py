@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,20 +53,20 @@ def test_signals_during_training(
         arguments = ["--data", prepared / "data", "--config", prepared / "tiny.yaml", "--workspace", tmp_path / name]
         command = [sys.executable, "-m", "pillsnap", "run", *map(str, arguments)]
         command += ["--set", "training.epochs=1000000", "--set", setting]
-        started[name] = subprocess.Popen(command, cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True)
+        with (tmp_path / f"{name}.err").open("w") as said:
+            started[name] = subprocess.Popen(command, cwd=PROJECT, env=environment, stderr=said)
     for name, process in started.items():
-        assert process.stderr is not None
+        said_in = tmp_path / f"{name}.err"
         try:
-            head = []
-            for line in process.stderr:
-                head.append(line)
-                if line.startswith("epoch 1 of"):
-                    break
+            deadline = time.monotonic() + 120
+            while "epoch 1 of" not in said_in.read_text() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
             process.send_signal(signals[name][0])
-            _, err = process.communicate(timeout=60)
+            process.wait(timeout=60)
         finally:
             process.kill()
-        assert process.returncode == 1, "".join(head) + err
+        err = said_in.read_text()
+        assert process.returncode == 1, err
         assert "error: interrupted" in err
         assert "Traceback" not in err
     found = store.get_experiment_by_name("pillsnap")

@@ -150,3 +150,18 @@ def test_values_do_not_change():
 
 def test_yaml_of_the_reference_is_plain():
     assert yaml.safe_load(DEFAULT.to_yaml())["augmentation"]["cutmix_minmax"] == [0.1, 1.0]
+
+
+@pytest.mark.parametrize(
+    "key", ["preprocessing.clahe.clip_limit", "training.epochs", "training.warmup_epochs", "data.batch_size", "seed"]
+)
+def test_what_the_trials_share_cannot_be_searched(key):
+    with pytest.raises(ConfigError, match="cannot be varied"):
+        ExperimentConfig.build({"tuning": {"space": {key: {"low": 1, "high": 2}}}}, None, "x.yaml")
+
+
+def test_the_ends_of_a_search_range_must_be_allowed():
+    space = {"training.base_lr": {"low": 1e-9, "high": 1e-3}}
+    config = ExperimentConfig.build({"tuning": {"space": space}}, None, "x.yaml")
+    with pytest.raises(ConfigError, match=r"tuning\.space: training\.base_lr=1e-09: .*min_lr"):
+        config.check_search_ends("x.yaml")

@@ -100,3 +100,14 @@ def test_any_bytes_are_a_picture_or_an_image_error(data, head):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ImageError, match=r"none\.jpg: cannot be read"):
         read_image_bytes(tmp_path / "none.jpg")
+
+
+def test_fill_bytes_before_a_marker_are_part_of_a_jpeg():
+    """ITU-T T.81, B.1.1.2: any marker may be preceded by fill bytes 0xFF."""
+    ok, data = cv2.imencode(".jpg", np.full((24, 24, 3), 90, np.uint8))
+    assert ok
+    whole = data.tobytes()
+    filled = whole[:2] + b"\xff\xff\xff" + whole[2:]
+    assert decode_rgb(filled).shape == (24, 24, 3)
+    with pytest.raises(ImageError, match="cut off"):
+        decode_rgb(filled[:-40])

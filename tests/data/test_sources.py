@@ -80,3 +80,18 @@ def test_a_name_that_is_no_text_is_refused(tmp_path):
         pass
     with pytest.raises(DataError, match="rename it"):
         list_pictures(tmp_path)
+
+
+def test_the_folder_of_another_drug_inside_is_refused(tmp_path):
+    (tmp_path / "K-000059" / "K-030864").mkdir(parents=True)
+    with pytest.raises(DataError, match="lies in the folder of another"):
+        list_pictures(tmp_path / "K-000059")
+
+
+def test_pipes_and_links_to_themselves_are_no_pictures(tmp_path):
+    folder = tmp_path / "K-000059"
+    folder.mkdir()
+    (folder / "a.jpg").touch()
+    os.mkfifo(folder / "b.jpg")
+    (folder / "loop").symlink_to("loop")
+    assert list_pictures(folder) == ["a.jpg"]

@@ -17,6 +17,7 @@ from pillsnap.core.evidence import Evidence
 from pillsnap.core.files import sha256_file
 from pillsnap.core.manifest import Manifest
 from pillsnap.gate.decision import Decision, Verdict
+from pillsnap.gate.policy import Policy
 from pillsnap.tracking.models import MODEL_URI_TAG
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -164,11 +165,12 @@ def test_a_journey_that_is_promoted(
         captured = capsys.readouterr()
         return int(exit_info.value.code or 0), captured.out, captured.err
 
-    status, out, _ = call("registry", "register", run.info.run_id, "--name", "loose", "--policy", loose)
-    assert (status, out.splitlines()[0]) == (0, "registered: loose version 2, verdict PROMOTE")
+    status, out, _ = call("registry", "register", run.info.run_id, "--name", "loose")
+    assert (status, out.splitlines()[0]) == (0, "registered: loose version 2, verdict REJECT")
     status, _, err = call("registry", "promote", "2", "--name", "loose")
     assert (status, "REJECT" in err) == (1, True), "the project's own policy is not that loose"
-    status, out, err = call("registry", "promote", "1", "--name", "loose", "--policy", loose)
+    monkeypatch.setattr("pillsnap.cli.registry.trusted_policy", lambda: Policy.load(loose))
+    status, out, err = call("registry", "promote", "1", "--name", "loose")
     assert (status, "loose version 1 is champion now (PROMOTE)" in out) == (0, True), err
 
     manifest = Manifest.load(data)

@@ -291,7 +291,7 @@ def test_export_is_quiet_and_leaves_logging_as_it_was(
 
 
 @settings(max_examples=25, deadline=None)
-@given(temperature=st.floats(0.2, 8), seed=st.integers(0, 2**32 - 1))
+@given(temperature=st.floats(0.35, 8), seed=st.integers(0, 2**32 - 1))
 def test_a_known_temperature_is_recovered(temperature: float, seed: int) -> None:
     """Labels are drawn from softmax(z); of the logits z · T the fit must find T."""
     rng = np.random.default_rng(seed)
@@ -309,7 +309,7 @@ def test_the_temperature_is_bounded_and_never_worse_than_none(seed: int, scale: 
     logits_NK = (rng.normal(0, scale, (images, 4))).astype(np.float32)
     label_N = rng.integers(0, 4, images)
     found = fit_temperature(logits_NK, label_N)
-    assert 0.05 <= found <= 20
+    assert 0.25 <= found <= 20
 
     def loss(temperature: float) -> float:
         probabilities = softmax(logits_NK.astype(np.float64) / temperature, axis=1)[np.arange(images), label_N]
@@ -321,6 +321,6 @@ def test_the_temperature_is_bounded_and_never_worse_than_none(seed: int, scale: 
 def test_perfect_and_hopeless_splits_stay_at_the_bounds() -> None:
     label_N = np.arange(4)
     perfect = np.eye(4, dtype=np.float32) / 2
-    assert fit_temperature(perfect, label_N) == pytest.approx(0.05, rel=0.02)
+    assert fit_temperature(perfect, label_N) == pytest.approx(0.25, rel=0.02)
     assert fit_temperature(-perfect, label_N) == pytest.approx(20, rel=0.02)
     assert fit_temperature(perfect * 1000, label_N[::-1].copy()) == pytest.approx(20, rel=0.02)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import StoreError
-from pillsnap.tracking.store import connect, store_errors, tracking_uri, without_password
+from pillsnap.tracking.store import connect, ensure_experiment, store_errors, tracking_uri, without_password
 
 
 def test_the_default_is_a_file_in_the_current_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -73,3 +74,12 @@ def test_an_error_without_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host")
     with pytest.raises(StoreError, match="cannot be used: MlflowException"), store_errors():
         raise MlflowException("")
+
+
+def test_an_experiment_that_another_process_makes_at_the_same_time(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ensure_experiment(store, "raced")
+    answers = iter([None, store.get_experiment_by_name("raced")])
+    monkeypatch.setattr(store, "get_experiment_by_name", lambda name: next(answers))
+    assert ensure_experiment(store, "raced") == made

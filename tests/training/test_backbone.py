@@ -175,3 +175,9 @@ def test_other_statistics_of_the_weights_are_said_in_the_log(
         build(tiny_config({**ours, "preprocessing.mean": [0.5, 0.5, 0.5]}))
     assert "made with mean (0.485, 0.456, 0.406)" in caplog.text
     assert "preprocessing.mean" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["num_classes", "in_chans", "drop_rate"])
+def test_arguments_with_a_key_of_their_own_are_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"model.kwargs: {key} cannot stand there"):
+        create_net(ModelConfig(backbone="resnet18", pretrained=False, kwargs={key: 1}), PreprocessingSpec(), 4)

@@ -43,6 +43,16 @@ assert "torch" not in sys.modules
 
 @pytest.mark.slow
 @pytest.mark.e2e
+def _ended_by(number: int, process: subprocess.Popen[bytes], said_in: Path) -> str:
+    """Send a signal after the first epoch; what the process has said when it ended."""
+    deadline = time.monotonic() + 120
+    while "epoch 1 of" not in said_in.read_text() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    process.wait(timeout=60)
+    return said_in.read_text()
+
+
 def test_signals_during_training(
     prepared: Path, tmp_path: Path, environment: dict[str, str], store: MlflowClient
 ) -> None:
@@ -53,22 +63,19 @@ def test_signals_during_training(
         arguments = ["--data", prepared / "data", "--config", prepared / "tiny.yaml", "--workspace", tmp_path / name]
         command = [sys.executable, "-m", "pillsnap", "run", *map(str, arguments)]
         command += ["--set", "training.epochs=1000000", "--set", setting]
-        with (tmp_path / f"{name}.err").open("w") as said:
-            started[name] = subprocess.Popen(command, cwd=PROJECT, env=environment, stderr=said)
-    for name, process in started.items():
-        said_in = tmp_path / f"{name}.err"
-        try:
-            deadline = time.monotonic() + 120
-            while "epoch 1 of" not in said_in.read_text() and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.1)
-            process.send_signal(signals[name][0])
-            process.wait(timeout=60)
-        finally:
+        with (tmp_path / f"{name}.err").open("w") as sink:
+            started[name] = subprocess.Popen(command, cwd=PROJECT, env=environment, stderr=sink)
+    try:
+        said = {
+            name: _ended_by(signals[name][0], process, tmp_path / f"{name}.err") for name, process in started.items()
+        }
+    finally:
+        for process in started.values():
             process.kill()
-        err = said_in.read_text()
-        assert process.returncode == 1, err
-        assert "error: interrupted" in err
-        assert "Traceback" not in err
+    for name, process in started.items():
+        assert process.returncode == 1, said[name]
+        assert "error: interrupted" in said[name]
+        assert "Traceback" not in said[name]
     found = store.get_experiment_by_name("pillsnap")
     assert found is not None
     runs = store.search_runs([found.experiment_id])

@@ -66,8 +66,13 @@ class TrackedRun:
             profile=canonical_json(profile),
         )
         context = InputTag(key="mlflow.data.context", value="training")
+        inputs = [DatasetInput(dataset, [context])]
         with store_errors():
-            self._client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [context])])
+            try:
+                self._client.log_inputs(self.run_id, datasets=inputs)
+            except MlflowException:
+                # Two runs that log one new data set at the same time: the later one fails on the row of the earlier.
+                self._client.log_inputs(self.run_id, datasets=inputs)
         self.set_tags({"manifest_hash": manifest.hash})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

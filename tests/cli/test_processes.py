@@ -41,8 +41,6 @@ assert "torch" not in sys.modules
 """
 
 
-@pytest.mark.slow
-@pytest.mark.e2e
 def _ended_by(number: int, process: subprocess.Popen[bytes], said_in: Path) -> str:
     """Send a signal after the first epoch; what the process has said when it ended."""
     deadline = time.monotonic() + 120
@@ -53,6 +51,8 @@ def _ended_by(number: int, process: subprocess.Popen[bytes], said_in: Path) -> s
     return said_in.read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
 def test_signals_during_training(
     prepared: Path, tmp_path: Path, environment: dict[str, str], store: MlflowClient
 ) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from mlflow.entities import Run
@@ -214,3 +215,24 @@ def test_a_deleted_experiment_is_used_again(store: MlflowClient) -> None:
     with tracked_run("r", experiment="exp"):
         pass
     assert only_run(store).info.status == "FINISHED"
+
+
+def test_a_data_set_that_another_run_logs_at_the_same_time(
+    store: MlflowClient, toys: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = toys.save_manifest(
+        tmp_path / "data", toys.toy_colors(2), [(0, 0, "train", "real"), (1, 1, "val", "studio")]
+    )
+    with tracked_run("raced", experiment="exp") as run:
+        real, calls = MlflowClient.log_inputs, []
+
+        def first_fails(client: MlflowClient, *arguments: Any, **keywords: Any) -> None:
+            calls.append(1)
+            if len(calls) == 1:
+                raise MlflowException("UNIQUE constraint failed: datasets.experiment_id, datasets.name")
+            real(client, *arguments, **keywords)
+
+        monkeypatch.setattr(MlflowClient, "log_inputs", first_fails)
+        run.log_dataset(manifest)
+    [logged] = store.get_run(run.run_id).inputs.dataset_inputs
+    assert logged.dataset.digest == manifest.hash[:36]

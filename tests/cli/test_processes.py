@@ -41,6 +41,11 @@ assert "torch" not in sys.modules
 """
 
 
+def _hear_interrupts() -> None:
+    """A shell makes what it starts in the background, and all that comes of it, deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _ended_by(number: int, process: subprocess.Popen[bytes], said_in: Path) -> str:
     """Send a signal after the first epoch; what the process has said when it ended."""
     deadline = time.monotonic() + 120
@@ -64,7 +69,9 @@ def test_signals_during_training(
         command = [sys.executable, "-m", "pillsnap", "run", *map(str, arguments)]
         command += ["--set", "training.epochs=1000000", "--set", setting]
         with (tmp_path / f"{name}.err").open("w") as sink:
-            started[name] = subprocess.Popen(command, cwd=PROJECT, env=environment, stderr=sink)
+            started[name] = subprocess.Popen(
+                command, cwd=PROJECT, env=environment, stderr=sink, preexec_fn=_hear_interrupts
+            )
     try:
         said = {
             name: _ended_by(signals[name][0], process, tmp_path / f"{name}.err") for name, process in started.items()
@@ -72,6 +79,7 @@ def test_signals_during_training(
     finally:
         for process in started.values():
             process.kill()
+            process.wait()
     for name, process in started.items():
         assert process.returncode == 1, said[name]
         assert "error: interrupted" in said[name]

@@ -51,15 +51,13 @@ def prepare(
     from pillsnap.core.experiment import ExperimentConfig
     from pillsnap.data.prepare import PrepareRequest
     from pillsnap.data.prepare import prepare as run
+    from pillsnap.data.sources import raw_layout
 
     if raw is not None:
         if not raw.is_dir():
             raise DataError(f"{raw}: no such folder; give the one that holds drugs.json, studio and real_photos")
-        drugs, studio, real = (
-            drugs or raw / "drugs.json",
-            studio or _given(raw / "studio"),
-            real or _given(raw / "real_photos"),
-        )
+        raw_drugs, raw_studio, raw_real = raw_layout(raw)
+        drugs, studio, real = drugs or raw_drugs, studio or raw_studio, real or raw_real
     if drugs is None:
         raise ConfigError("no drug list: give --drugs FILE, or --raw DIR with a drugs.json in it")
     experiment = ExperimentConfig.load(config) if config is not None else ExperimentConfig()
@@ -123,10 +121,6 @@ def render(out: Path, drugs: int, seed: int, studio_per_drug: int, real_per_sitt
         report = render_dataset(out, spec, lambda done, total: progress("rendering", done, total))
     click.echo(f"{'there already' if report.reused else 'rendered'}: {out}")
     click.echo(f"next: pillsnap data prepare --raw {out} --out <folder>")
-
-
-def _given(folder: Path) -> Path | None:
-    return folder if folder.is_dir() else None
 
 
 def _print_result(result: PrepareResult, seconds: float) -> None:

@@ -67,14 +67,13 @@ def render_demo(workspace: Path) -> Path:
 
 def _prepare_raw(raw: Path, out: Path, name: str) -> PrepareResult:
     from pillsnap.data.prepare import PrepareRequest, prepare
+    from pillsnap.data.sources import raw_layout
 
-    def given(folder: Path) -> Path | None:
-        return folder if folder.is_dir() else None
-
+    drugs, studio, real = raw_layout(raw)
     request = PrepareRequest(
-        drugs=raw / "drugs.json",
-        studio=given(raw / "studio"),
-        real=given(raw / "real_photos"),
+        drugs=drugs,
+        studio=studio,
+        real=real,
         out=out,
         name=name,
     )

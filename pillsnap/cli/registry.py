@@ -12,8 +12,6 @@ from pillsnap.cli.options import name_option
 if TYPE_CHECKING:
     from pillsnap.gate.policy import Policy
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
-
 
 @click.group()
 def registry() -> None:
@@ -69,6 +67,7 @@ def trusted_policy() -> Policy:
     working folder.
     """
     from pillsnap.gate.policy import DEFAULT_PATH, Policy
+    from pillsnap.tracking.source import PROJECT_ROOT
 
     of_the_project = PROJECT_ROOT / DEFAULT_PATH
     return Policy.load(of_the_project if of_the_project.is_file() else Path(DEFAULT_PATH))

@@ -48,6 +48,12 @@ def find_drug_folders(root: Path, kcodes: Collection[str], skip: Path | None = N
     return {kcode: tuple(sorted(found[kcode], key=Path.as_posix)) for kcode in sorted(found)}
 
 
+def raw_layout(raw: Path) -> tuple[Path, Path | None, Path | None]:
+    """Drug list, studio tree and tree of real photos of a raw folder; None for a tree that is not there."""
+    studio, real = raw / "studio", raw / "real_photos"
+    return raw / "drugs.json", studio if studio.is_dir() else None, real if real.is_dir() else None
+
+
 def list_pictures(folder: Path) -> list[str]:
     """Paths of the pictures below ``folder``, relative to it, with forward slashes, sorted.
 

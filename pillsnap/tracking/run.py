@@ -110,13 +110,13 @@ class TrackedRun:
 
 
 @contextmanager
-def tracked_run(name: str, *, experiment: str, parent: TrackedRun | None = None) -> Iterator[TrackedRun]:
+def tracked_run(name: str, *, experiment: str = "", parent: TrackedRun | None = None) -> Iterator[TrackedRun]:
     """Open a run, or attach to the one that ``mlflow run`` has opened for this process.
 
     Args:
         name: shown in the UI.
         experiment: used where ``mlflow run`` has not chosen one.
-        parent: makes a nested run.
+        parent: makes a nested run, in the experiment of its parent.
 
     Raises:
         StoreError: the store cannot be reached.

@@ -21,8 +21,6 @@ from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import StoreError
 
-DEFAULT_EXPERIMENT = "pillsnap"
-
 
 def tracking_uri() -> str:
     """The URI of the store, absolute: a relative sqlite path means another file in another folder."""

@@ -91,9 +91,8 @@ class _Objective:
         short = {"training.epochs": epochs, "training.warmup_epochs": warmup, "checkpoints.keep_best": 1}
         config = self._config.with_overrides({**params, **short}, f"trial {trial.number}")
         folder = self._folder / f"trial-{trial.number:03d}"
-        experiment = ""
         try:
-            with tracked_run(f"trial {trial.number}", experiment=experiment, parent=self._parent) as run:
+            with tracked_run(f"trial {trial.number}", parent=self._parent) as run:
                 run.log_config(config.model_dump(mode="json"))
                 run.set_tags({"pillsnap.kind": "trial", "optuna.trial": str(trial.number)})
                 observer = _TrialObserver(trial, run, self._config.tuning.objective)

@@ -40,7 +40,14 @@ class CatalogError(DataError):
 
 
 class ImageError(DataError):
-    """One picture cannot be used: missing, truncated, or not an image at all."""
+    """One picture cannot be used: missing, truncated, or not an image at all.
+
+    ``code`` is for programs (``truncated``, ``too_many_pixels``, …); the message is for people.
+    """
+
+    def __init__(self, message: str, code: str = "undecodable") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ManifestError(DataError):

@@ -23,7 +23,7 @@ from pillsnap.core.errors import CatalogError, DataError, ManifestError, Tampere
 from pillsnap.core.files import canonical_json, read_json, sha256_bytes, write_json, writing_beside
 from pillsnap.core.images import read_image_bytes
 
-MANIFEST_VERSION = "1.0"
+MANIFEST_VERSION = "1.1"
 SUMMARY_FILE = "manifest.json"
 ROWS_FILE = "rows.parquet"
 CLASS_MAPPING_FILE = "class_mapping.json"
@@ -43,11 +43,16 @@ ROW_SCHEMA = pa.schema(
         pa.field("side", pa.int16()),
         pa.field("elevation", pa.int16()),
         pa.field("rotation", pa.int16()),
+        pa.field("box_x", pa.int32()),
+        pa.field("box_y", pa.int32()),
+        pa.field("box_width", pa.int32()),
+        pa.field("box_height", pa.int32()),
         pa.field("sha256", pa.string(), nullable=False),
     ]
 )
 """Columns of the rows. ``domain`` is studio or real; ``side`` 0 front, 1 back; the condition fields are null
-where the file's name does not tell them; ``elevation`` and ``rotation`` are degrees."""
+where the file's name does not tell them; ``elevation`` and ``rotation`` are degrees. The box (pixels of the
+upright picture) is set where only a part of the picture shows the drug: it is cut out before the preprocessing."""
 
 
 @dataclass(frozen=True)

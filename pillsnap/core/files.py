@@ -6,6 +6,7 @@ on every machine.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import os
@@ -43,10 +44,14 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def writing_beside(path: Path) -> Iterator[Path]:
+def writing_beside(path: Path, keep_same: bool = False) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to ``path`` when the block ends well.
 
     A crash in the middle leaves the former file as it was. The temporary file is removed after an error.
+
+    Args:
+        path: what is to be written.
+        keep_same: leave the former file alone where it holds the same bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -55,7 +60,8 @@ def writing_beside(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o644)
-        os.replace(temporary, path)
+        if not (keep_same and path.is_file() and filecmp.cmp(temporary, path, shallow=False)):
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,8 +1,8 @@
 """The first waist: the manifest is the only thing that data preparation hands on.
 
 A manifest is a folder: ``manifest.json`` (the summary of the specification, and the hash of the whole),
-``rows.parquet`` (one row an image) and ``class_mapping.json``. Paths in it are relative to that folder,
-with forward slashes. Knows how it is stored and checked; knows nothing of how it was made.
+``rows.parquet`` (one row an image), ``class_mapping.json``, and ``splits.json`` (the paths of each split, for readers
+without Parquet; nothing here reads it back). Paths in it are relative to that folder, with forward slashes. Knows how it is stored and checked; knows nothing of how it was made.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ MANIFEST_VERSION = "1.1"
 SUMMARY_FILE = "manifest.json"
 ROWS_FILE = "rows.parquet"
 CLASS_MAPPING_FILE = "class_mapping.json"
+SPLITS_FILE = "splits.json"
+_HASHED_ROWS = 10_000
+"""Rows that are turned into text at once."""
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -77,12 +80,13 @@ class Manifest:
         return cls(root, {**body, "hash": _content_hash(body, ordered, catalog)}, ordered, catalog)
 
     def save(self) -> None:
-        """Write the three files, ``manifest.json`` last: a folder without it is not a manifest."""
+        """Write the files, ``manifest.json`` last: a folder without it is not a manifest."""
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / SUMMARY_FILE).unlink(missing_ok=True)
         self.catalog.write_class_mapping(self.root / CLASS_MAPPING_FILE)
         with writing_beside(self.root / ROWS_FILE) as temporary:
             pq.write_table(self.rows, temporary, compression="zstd", store_schema=False)
+        write_json(self.root / SPLITS_FILE, self._splits())
         write_json(self.root / SUMMARY_FILE, self.summary)
 
     @classmethod
@@ -114,6 +118,12 @@ class Manifest:
             raise TamperedError(f"{root}: the manifest's files were changed after it was made; prepare again")
         return cls(root, summary, rows, catalog)
 
+    def _splits(self) -> dict[str, Any]:
+        """The split as the specification names it: train, val and test, each a list of paths."""
+        counts = {split: self.split(split).num_rows for split in SPLITS}
+        paths = {split: self.split(split)["path"].to_pylist() for split in SPLITS}
+        return {"manifest_hash": self.hash, "counts": counts, "splits": paths}
+
     def split(self, split: Split) -> pa.Table:
         """The rows of one split, in the order of their paths."""
         return self.rows.filter(pa.compute.equal(self.rows["split"], split))
@@ -141,8 +151,9 @@ class Manifest:
 def _content_hash(body: dict[str, Any], rows: pa.Table, catalog: Catalog) -> str:
     digest = hashlib.sha256()
     digest.update(canonical_json({"summary": body, "classes": catalog.class_mapping()}).encode())
-    columns = [rows[name].to_pylist() for name in ROW_SCHEMA.names]
-    for row in zip(*columns, strict=True):
-        digest.update(canonical_json(row).encode())
-        digest.update(b"\n")
+    for batch in rows.to_batches(max_chunksize=_HASHED_ROWS):
+        columns = [batch.column(name).to_pylist() for name in ROW_SCHEMA.names]
+        for row in zip(*columns, strict=True):
+            digest.update(canonical_json(row).encode())
+            digest.update(b"\n")
     return digest.hexdigest()

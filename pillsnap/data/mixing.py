@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from pillsnap.core.manifest import Split
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,23 @@ def mix_class(real: int, studio_available: int, ratio: float = 0.7, minimum: int
         shortfall=wanted - images,
         reaches_ratio=images > 0 and abs(real - ratio * images) < 1,
     )
+
+
+def share_out(count: int, available: Mapping[Split, int], shares: Mapping[Split, float]) -> dict[Split, int]:
+    """Share ``count`` images out to the splits, by the shares and by what each has (largest remainder first)."""
+    taken = {split: min(math.floor(count * share), available[split]) for split, share in shares.items()}
+    while sum(taken.values()) < min(count, sum(available.values())):
+        open_splits = [split for split in shares if taken[split] < available[split]]
+        neediest = max(open_splits, key=lambda split: (count * shares[split] - taken[split], shares[split]))
+        taken[neediest] += 1
+    return taken
+
+
+def missing_photos(mix: ClassMix, ratio: float = 0.7, minimum: int = 50) -> tuple[int, int]:
+    """(real, studio) images that a class still needs to reach both the minimum and the ratio."""
+    real = max(mix.real, math.ceil(ratio * minimum - 1e-9))
+    studio = max(math.ceil(real / ratio - 1e-9), minimum) - real
+    return real - mix.real, max(studio - mix.studio_available, 0)
 
 
 def choose_balanced(candidates: Sequence[Candidate], count: int, seed: int) -> list[str]:

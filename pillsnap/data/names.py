@@ -6,10 +6,12 @@ told. Knows nothing of files: pure functions over text.
 - studio: ``K-000573_0_2_0_1_90_300_200.png`` = code, intact, background, side, light, elevation, rotation, size
 - real:   ``K-030864_0_1_0_0_90_045_200.jpg`` = code, background, light, side, shape, elevation, rotation, size;
   the side may also be written ``front`` or ``back``
+- studio, several pills in one picture: the code is that of the combination, ``K-001900-010224-016551-031705``
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
@@ -26,6 +28,7 @@ _FIELDS: dict[Domain, tuple[str, ...]] = {
 }
 _SIDES = {"0": 0, "1": 1, "front": 0, "back": 1}
 _LARGEST = {"background": 99, "light": 99, "elevation": 90, "rotation": 359}
+_COMBINATION = re.compile(r"^K-?\d{6}(?:-\d{6})+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class Condition:
 def parse_condition(name: str, domain: Domain) -> Condition | None:
     """Read the fields of a file name; None where it carries none or one of them makes no sense."""
     parts = PurePosixPath(name).stem.split("_")
-    if len(parts) != len(_FIELDS[domain]) or kcode_of_name(name) is None:
+    if len(parts) != len(_FIELDS[domain]):
+        return None
+    if kcode_of_name(name) is None and not (domain == "studio" and combination_kcodes(parts[0])):
         return None
     fields = dict(zip(_FIELDS[domain], parts, strict=True))
     side = _SIDES.get(fields["side"].lower())
@@ -61,6 +66,13 @@ def kcode_of_name(name: str) -> str | None:
         return normalize_kcode(first)
     except CatalogError:
         return None
+
+
+def combination_kcodes(text: str) -> tuple[str, ...]:
+    """The K-CODEs of a combination (``K-001900-010224-…``), or none where ``text`` is not one."""
+    if _COMBINATION.match(text) is None:
+        return ()
+    return tuple(normalize_kcode(digits) for digits in text[1:].lstrip("-").split("-"))
 
 
 def _number(text: str, largest: int) -> int | None:

@@ -7,7 +7,7 @@ memory map that they write. Knows nothing of what is done to a picture.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -28,12 +28,28 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 
 def map_in_order(
-    function: Callable[[_Item], _Result], items: Sequence[_Item], workers: int, stage: str, progress: Progress
+    function: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    workers: int,
+    stage: str,
+    progress: Progress,
+    total: int | None = None,
 ) -> Iterator[_Result]:
-    """Yield ``function(item)`` in the order of ``items``; the first exception ends it."""
+    """Yield ``function(item)`` in the order of ``items``; the first exception ends it.
+
+    Args:
+        function: runs in ``workers`` threads.
+        items: taken as needed, in the calling thread.
+        workers: at least 1 is used.
+        stage: for ``progress``.
+        progress: called after each item.
+        total: number of items, where ``items`` has no length.
+    """
     workers = max(workers, 1)
     remaining = iter(items)
-    progress(stage, 0, len(items))
+    if total is None:
+        total = len(items) if isinstance(items, Collection) else 0
+    progress(stage, 0, total)
     with _one_cv2_thread(), ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[_Result]] = deque(pool.submit(function, i) for i in islice(remaining, workers * _AHEAD))
         done = 0
@@ -42,7 +58,7 @@ def map_in_order(
                 result = waiting.popleft().result()
                 waiting.extend(pool.submit(function, item) for item in islice(remaining, 1))
                 done += 1
-                progress(stage, done, len(items))
+                progress(stage, done, total)
                 yield result
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -1,16 +1,18 @@
 """From folders of pictures and a drug list to a manifest: the whole of the data preparation.
 
-catalog → folders → scan → one of each file → capture groups → 3:7 mixture → split → links → manifest.
-Everything is checked before the first link is made, and ``manifest.json`` is written last. The same input
-gives the same bytes: no clock, no path of the machine is in them. Knows the order of the steps; each step
-knows itself.
+catalog → folders → scan → (class by class: audit, groups, split, mixture) → links → ledger, report, manifest.
+Everything is decided before the first link is made, and ``manifest.json`` is written last. The same input gives the
+same bytes: no clock, no path of the machine is in them. A folder that holds a data set already is input too: its
+indices and its split stay. Knows the order of the steps; each step knows itself.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,21 +23,23 @@ from pillsnap.core.catalog import Catalog
 from pillsnap.core.errors import ConfigError, DataError, PillSnapError
 from pillsnap.core.experiment import AugmentationConfig
 from pillsnap.core.files import read_json, write_json
-from pillsnap.core.manifest import ROW_SCHEMA, SPLITS, Manifest, Split
+from pillsnap.core.manifest import CLASS_MAPPING_FILE, SUMMARY_FILE, Manifest
 from pillsnap.core.preprocessing import PreprocessingSpec
-from pillsnap.data.groups import Usable, capture_groups, drop_duplicates
+from pillsnap.data.audit import QUARANTINE, AuditLimits, odd_sizes
+from pillsnap.data.audit_report import AUDIT_FILE, write_audit_report
+from pillsnap.data.ledger import LEDGER_FILE, EarlierSplits, LedgerWriter, writing_ledger
 from pillsnap.data.links import LINK_FOLDERS, check_replaceable, link_folders, link_names
-from pillsnap.data.mixing import Candidate, ClassMix, choose_balanced, mix_class
-from pillsnap.data.names import DOMAINS, Domain
+from pillsnap.data.names import Domain
 from pillsnap.data.parallel import Progress, no_progress
-from pillsnap.data.scan import SCAN_FILE, Picture, Reading, scan
-from pillsnap.data.sources import find_drug_folders, list_pictures
-from pillsnap.data.split import check_no_straddle, split_groups
+from pillsnap.data.scan import SCAN_FILE, ScanStore
+from pillsnap.data.selection import Rules, Selection, ledger_rows, select
+from pillsnap.data.sources import DrugFolder, Layout, Picture, Source, open_source
+from pillsnap.data.summary import Tally, class_rows, summarize
 
 REPORT_FILE = "report.json"
 _LISTED = 10
 
-Folders = dict[Domain, dict[str, tuple[Path, ...]]]
+Folders = dict[Domain, dict[str, tuple[DrugFolder, ...]]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,16 @@ class PrepareRequest:
     workers: int = 0
     """Pictures that are read at once; 0: one for each core."""
     max_damage: float = 0.05
-    """Largest share of pictures that cannot be used; above it the preparation stops."""
+    """Largest share of pictures that are quarantined; above it the preparation stops."""
+    limits: AuditLimits = field(default_factory=AuditLimits)
+    studio_layout: Layout = "auto"
+    real_layout: Layout = "auto"
+    combinations: bool = False
+    """Also train on studio pictures of several pills, cut out by their boxes."""
+    previous: Path | None = None
+    """The data set that this one grows from: its indices and its split stay. By default the one in ``out``."""
+    fresh: bool = False
+    """Forget the data set that is there: indices and split are made anew, and old scores mean nothing any more."""
 
     def __post_init__(self) -> None:
         if self.studio is None and self.real is None:
@@ -68,12 +81,19 @@ class PrepareRequest:
                 f"ratio={self.ratio} (0 to 1, not 0), minimum={self.minimum} (0 or more), "
                 f"max_damage={self.max_damage} (0 to 1), seed={self.seed} (0 or more): one is out of range"
             )
+        if self.fresh and self.previous is not None:
+            raise ConfigError("--fresh forgets the earlier data set and --previous names one: give one of the two")
 
-    @property
-    def roots(self) -> dict[Domain, Path]:
-        """Source tree by domain, of those that are given."""
-        given: dict[Domain, Path | None] = {"studio": self.studio, "real": self.real}
-        return {domain: root for domain, root in given.items() if root is not None}
+    def sources(self) -> dict[Domain, Source]:
+        """The readers of the trees that are given."""
+        opened: dict[Domain, Source] = {}
+        if self.studio is not None:
+            opened["studio"] = open_source(
+                self.studio, "studio", self.studio_layout, combinations=self.combinations
+            )
+        if self.real is not None:
+            opened["real"] = open_source(self.real, "real", self.real_layout)
+        return opened
 
 
 @dataclass(frozen=True)
@@ -86,11 +106,11 @@ class PrepareResult:
 
 
 @dataclass(frozen=True)
-class _Chosen:
-    pictures: list[Usable]
-    groups: dict[str, str]
-    splits: dict[str, Split]
-    mixes: dict[str, ClassMix]
+class _Earlier:
+    """What a former data set fixes."""
+
+    mapping: Catalog | None
+    splits: EarlierSplits
 
 
 def prepare(request: PrepareRequest, progress: Progress = no_progress) -> PrepareResult:
@@ -98,204 +118,180 @@ def prepare(request: PrepareRequest, progress: Progress = no_progress) -> Prepar
 
     Raises:
         CatalogError: the drug list.
-        DataError: a missing folder, a drug without pictures, too many damaged pictures, a picture under two
-            drugs, something in the way of the links. No manifest is written then.
+        ConfigError: the earlier data set was split by another seed.
+        DataError: a missing folder, a drug without pictures, too many quarantined pictures, near-duplicates in two
+            splits, something in the way of the links, another preparation in the same folder. No manifest is
+            written then.
     """
-    catalog = Catalog.from_drug_list(request.drugs)
-    folders = _find_folders(request, catalog)
-    pictures = _list_all(folders)
-    _check_no_empty_class(catalog, Counter(picture.kcode for picture in pictures), request)
-    progress("listed", len(pictures), len(pictures))
-    readings = scan(pictures, request.out / SCAN_FILE, request.workers or os.cpu_count() or 1, progress)
-    usable, faults = _sort_out(pictures, readings)
-    _check_damage(request, faults, len(pictures))
-    _check_no_empty_class(catalog, Counter(picture.kcode for picture in usable), request)
-    unique, duplicates = drop_duplicates(usable)
-    chosen = _choose(catalog, unique, request)
-    report = _report(chosen, faults, duplicates, len(pictures))
-    manifest = Manifest.build(request.out, _summary(request, catalog, chosen), _rows(catalog, chosen), catalog)
-    return _finish(request, folders, manifest, report)
+    drugs = Catalog.from_drug_list(request.drugs)
+    earlier = _earlier(request)
+    catalog = drugs if earlier.mapping is None else earlier.mapping.updated(drugs)
+    sources = request.sources()
+    folders = _find_folders(request, catalog, sources)
+    _check_no_empty_class(catalog, _folder_counts(folders), request)
+    with _alone(request.out), ScanStore.open(request.out / SCAN_FILE) as store:
+        total = store.sync(_list_all(sources, folders))
+        progress("listed", total, total)
+        _check_no_empty_class(catalog, store.counts(), request)
+        store.read_missing(request.workers or os.cpu_count() or 1, progress)
+        _check_no_empty_class(catalog, store.usable_counts(), request)
+        with writing_ledger(request.out / LEDGER_FILE) as ledger:
+            tally, rows = _select_all(catalog, store, request, earlier.splits, ledger)
+            _check_damage(request, tally)
+            manifest = Manifest.build(request.out, _summary(request, catalog, tally), rows, catalog)
+            report = tally.report(total)
+            for domain, name in LINK_FOLDERS.items():
+                link_folders(request.out / name, _paths(folders.get(domain, {})))
+        return _finish(request, manifest, report, store)
 
 
-def _find_folders(request: PrepareRequest, catalog: Catalog) -> Folders:
+def _earlier(request: PrepareRequest) -> _Earlier:
+    root = request.previous or request.out
+    if request.fresh or not (root / LEDGER_FILE).is_file():
+        if request.previous is not None:
+            raise DataError(f"{root}: holds no {LEDGER_FILE}; give the folder of a prepared data set")
+        return _Earlier(None, EarlierSplits.none())
+    summary = read_json(root / SUMMARY_FILE) if (root / SUMMARY_FILE).is_file() else {}
+    seed = summary.get("seed", request.seed) if isinstance(summary, dict) else request.seed
+    if seed != request.seed:
+        raise ConfigError(
+            f"{root}: was split with seed {seed}, not {request.seed}; keep --seed {seed}, or split anew with --fresh "
+            "(scores on the old test split then mean nothing for the new one)"
+        )
+    mapping = root / CLASS_MAPPING_FILE
+    return _Earlier(
+        Catalog.from_class_mapping(mapping) if mapping.is_file() else None, EarlierSplits.load(root / LEDGER_FILE)
+    )
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One preparation a folder at a time. The lock goes with the process, however that ends."""
+    out.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError(f"{out}: another preparation works in this folder; wait for it to end") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _find_folders(request: PrepareRequest, catalog: Catalog, sources: Mapping[Domain, Source]) -> Folders:
     folders: Folders = {}
-    for domain, root in request.roots.items():
+    kcodes = [drug.kcode for drug in catalog.active]
+    for domain, source in sources.items():
         base = request.out / LINK_FOLDERS[domain]
-        if root.resolve() == base.resolve() and not base.is_symlink():
+        if source.root.resolve() == base.resolve() and not base.is_symlink():
             raise DataError(f"{base}: is the source itself; links would replace it, so give another --out")
-        folders[domain] = find_drug_folders(root, catalog.kcodes, skip=request.out)
+        folders[domain] = source.folders(kcodes, skip=request.out)
         check_replaceable(base)
     return folders
 
 
-def _list_all(folders: Folders) -> list[Picture]:
-    pictures = []
+def _folder_counts(folders: Folders) -> dict[tuple[str, Domain], int]:
+    return {(kcode, domain): len(found) for domain, by_kcode in folders.items() for kcode, found in by_kcode.items()}
+
+
+def _paths(folders: Mapping[str, Sequence[DrugFolder]]) -> dict[str, tuple[Path, ...]]:
+    return {kcode: tuple(folder.path for folder in found) for kcode, found in folders.items()}
+
+
+def _list_all(sources: Mapping[Domain, Source], folders: Folders) -> Iterator[Picture]:
     for domain, by_kcode in folders.items():
-        owner = {name: kcode for kcode, sources in by_kcode.items() for name in link_names({kcode: sources})}
-        for name, source in link_names(by_kcode).items():
-            prefix = f"{LINK_FOLDERS[domain]}/{name}"
-            pictures += [
-                Picture(f"{prefix}/{path}", source / path, owner[name], domain) for path in list_pictures(source)
-            ]
-    return sorted(pictures, key=lambda picture: picture.path)
+        for kcode, found in by_kcode.items():
+            names = link_names(_paths({kcode: found}))
+            for name, folder in zip(names, found, strict=True):
+                yield from sources[domain].pictures(folder, kcode, f"{LINK_FOLDERS[domain]}/{name}")
 
 
-def _check_no_empty_class(catalog: Catalog, images: Mapping[str, int], request: PrepareRequest) -> None:
-    empty = [f"{drug.kcode} ({drug.drug_name})" for drug in catalog.drugs if not images.get(drug.kcode)]
+def _check_no_empty_class(
+    catalog: Catalog, images: Mapping[tuple[str, Domain], int], request: PrepareRequest
+) -> None:
+    filled = {kcode for (kcode, _), count in images.items() if count}
+    empty = [f"{drug.kcode} ({drug.drug_name})" for drug in catalog.active if drug.kcode not in filled]
     if empty:
-        roots = " and ".join(str(root) for root in request.roots.values())
+        roots = " and ".join(str(source.root) for source in request.sources().values())
         raise DataError(
             f"{_first(empty)}: no usable picture in {roots}; add pictures, or take the drug off {request.drugs}"
         )
 
 
-def _sort_out(pictures: Sequence[Picture], readings: Mapping[str, Reading]) -> tuple[list[Usable], dict[str, str]]:
-    usable, faults = [], {}
-    for picture in pictures:
-        reading = readings[picture.path]
-        if reading.fault:
-            faults[picture.path] = reading.fault
-        else:
-            usable.append(
-                Usable(
-                    picture.path,
-                    picture.kcode,
-                    picture.domain,
-                    picture.condition,
-                    reading.sha256,
-                    reading.dhash,
-                    reading.phash,
-                )
-            )
-    return usable, faults
+def _select_all(
+    catalog: Catalog, store: ScanStore, request: PrepareRequest, earlier: EarlierSplits, ledger: LedgerWriter
+) -> tuple[Tally, pa.Table]:
+    """Class by class, so that only one class's pictures are in memory."""
+    wrong = store.copies_across_classes()
+    alike = store.alike_across_classes()
+    rules = Rules(
+        request.seed,
+        request.ratio,
+        request.minimum,
+        request.limits,
+        {domain: odd_sizes(sizes) for domain, sizes in store.usual_sizes().items()},
+        {path: "is the same file as " + " and ".join(p for p in paths if p != path)
+         for paths in wrong.values() for path in paths},
+        {path: next(p for p in reversed(paths) if p != path) for paths in alike.values() for path in paths},
+    )  # fmt: skip
+    tally = Tally(rules)
+    tables = []
+    for drug in catalog.active:
+        pictures = store.of_class(drug.kcode)
+        selection = select(drug.kcode, pictures, rules, earlier)
+        if not selection.usable:
+            raise DataError(_all_quarantined(drug.kcode, drug.drug_name, selection))
+        tally.add(selection, drug.drug_name, len(pictures))
+        tables.append(class_rows(selection, catalog.class_to_idx[drug.kcode]))
+        ledger.add(ledger_rows(selection, pictures))
+    return tally, pa.concat_tables(tables)
 
 
-def _check_damage(request: PrepareRequest, faults: Mapping[str, str], pictures: int) -> None:
-    if len(faults) <= request.max_damage * pictures:
+def _all_quarantined(kcode: str, drug_name: str, selection: Selection) -> str:
+    codes = Counter(finding.code for finding in selection.findings if finding.quarantines)
+    listed = ", ".join(f"{count} {code}" for code, count in codes.most_common())
+    return f"{kcode} ({drug_name}): no usable picture, all are quarantined ({listed}); add pictures or put them right"
+
+
+def _check_damage(request: PrepareRequest, tally: Tally) -> None:
+    faults = {path: reason for code in QUARANTINE for path, reason in tally.left_out.get(code, {}).items()}
+    if len(faults) <= request.max_damage * tally.found:
         return
     path = request.out / REPORT_FILE
-    write_json(path, {"pictures_found": pictures, "damaged": dict(faults)})
+    write_json(path, tally.report(tally.found))
     raise DataError(
-        f"{len(faults)} of {pictures} pictures cannot be used, over the limit of {request.max_damage:.0%} "
+        f"{len(faults)} of {tally.found} pictures cannot be used, over the limit of {request.max_damage:.0%} "
         f"(all are listed in {path}): {_first([f'{name}: {fault}' for name, fault in faults.items()])}"
     )
 
 
-def _choose(catalog: Catalog, unique: Sequence[Usable], request: PrepareRequest) -> _Chosen:
-    groups = capture_groups(unique)
-    by_class: dict[tuple[str, Domain], list[Usable]] = defaultdict(list)
-    for picture in unique:
-        by_class[picture.kcode, picture.domain].append(picture)
-    mixes: dict[str, ClassMix] = {}
-    chosen: list[Usable] = []
-    for kcode in catalog.kcodes:
-        real, studio = by_class[kcode, "real"], by_class[kcode, "studio"]
-        mixes[kcode] = mix_class(len(real), len(studio), request.ratio, request.minimum)
-        candidates = [Candidate(one.path, groups[one.path], _stratum(one)) for one in studio]
-        names = frozenset(choose_balanced(candidates, mixes[kcode].studio_used, request.seed))
-        chosen += [*real, *(picture for picture in studio if picture.path in names)]
-    groups = {picture.path: groups[picture.path] for picture in chosen}
-    sizes = Counter(groups.values())
-    strata = {groups[one.path]: ((one.kcode, one.domain), sizes[groups[one.path]]) for one in chosen}
-    of_group = split_groups(strata, request.seed)
-    splits = {path: of_group[group] for path, group in groups.items()}
-    check_no_straddle((groups[path], split) for path, split in splits.items())
-    return _Chosen(chosen, groups, splits, mixes)
-
-
-def _stratum(picture: Usable) -> tuple[int, int] | None:
-    return None if picture.condition is None else (picture.condition.side, picture.condition.background)
-
-
-def _rows(catalog: Catalog, chosen: _Chosen) -> pa.Table:
-    labels = catalog.class_to_idx
-    rows = []
-    for picture in chosen.pictures:
-        condition = picture.condition
-        rows.append(
-            {
-                "path": picture.path,
-                "kcode": picture.kcode,
-                "label": labels[picture.kcode],
-                "split": chosen.splits[picture.path],
-                "domain": picture.domain,
-                "group": chosen.groups[picture.path],
-                "sha256": picture.sha256,
-                **{
-                    name: None if condition is None else getattr(condition, name)
-                    for name in ("background", "light", "side", "elevation", "rotation")
-                },
-            }
-        )
-    return pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
-
-
-def _summary(request: PrepareRequest, catalog: Catalog, chosen: _Chosen) -> dict[str, Any]:
+def _summary(request: PrepareRequest, catalog: Catalog, tally: Tally) -> dict[str, Any]:
     """The summary of the specification (part B5). The date is that of the drug list."""
-    tally = Counter((one.kcode, one.domain, chosen.splits[one.path]) for one in chosen.pictures)
-    by_split = {split: {d: _sum(tally, domain=d, split=split) for d in DOMAINS} for split in SPLITS}
     return {
         "name": request.name,
         "version": catalog.version,
         "date": catalog.created_date,
         "num_classes": len(catalog.drugs),
-        "total_images": len(chosen.pictures),
-        "splits": {split: sum(counts.values()) for split, counts in by_split.items()},
-        "domains": {domain: _sum(tally, domain=domain) for domain in DOMAINS},
-        "splits_by_domain": by_split,
-        "groups": len(set(chosen.groups.values())),
+        **summarize(tally),
         "seed": request.seed,
         "mixing": {"real_share": request.ratio, "minimum_images": request.minimum},
-        "classes": {
-            kcode: {
-                "images": mix.images,
-                **{split: _sum(tally, kcode=kcode, split=split) for split in SPLITS},
-                **mix.as_dict(),
-                "missing": _missing(tally, kcode),
-            }
-            for kcode, mix in chosen.mixes.items()
-        },
         "preprocessing": request.preprocessing.get_config(),
         "preprocessing_fingerprint": request.preprocessing.fingerprint,
         "augmentation": {"train": request.augmentation.model_dump(mode="json"), "val": None, "test": None},
     }
 
 
-def _sum(
-    tally: Counter[tuple[str, Domain, Split]],
-    kcode: str | None = None,
-    domain: Domain | None = None,
-    split: Split | None = None,
-) -> int:
-    wanted = (kcode, domain, split)
-    return sum(n for key, n in tally.items() if all(w is None or w == k for w, k in zip(wanted, key, strict=True)))
-
-
-def _missing(tally: Counter[tuple[str, Domain, Split]], kcode: str) -> list[str]:
-    """Splits that have no image of a class in a domain (``test/real``): too few capture groups, or no images."""
-    return [f"{split}/{domain}" for domain in DOMAINS for split in SPLITS if not tally[kcode, domain, split]]
-
-
-def _report(chosen: _Chosen, faults: Mapping[str, str], duplicates: Mapping[str, str], pictures: int) -> dict[str, Any]:
-    """What was found, left out and is short. It lies beside the manifest and is no part of its hash."""
-    return {
-        "pictures_found": pictures,
-        "pictures_used": len(chosen.pictures),
-        "studio_not_needed": sum(mix.studio_available - mix.studio_used for mix in chosen.mixes.values()),
-        "damaged": dict(faults),
-        "duplicates": dict(duplicates),
-        "short_classes": {kcode: mix.as_dict() for kcode, mix in chosen.mixes.items() if mix.is_short},
-    }
-
-
-def _finish(request: PrepareRequest, folders: Folders, manifest: Manifest, report: dict[str, Any]) -> PrepareResult:
+def _finish(
+    request: PrepareRequest, manifest: Manifest, report: dict[str, Any], store: ScanStore
+) -> PrepareResult:
     reused = _stored_hash(request.out) == manifest.hash
-    for domain, name in LINK_FOLDERS.items():
-        link_folders(request.out / name, folders.get(domain, {}))
-    if not reused or _stored_report(request.out) != report:
-        write_json(request.out / REPORT_FILE, report)
+    same_report = _stored_report(request.out) == report
     if not reused:
         manifest.save()
+    if not (reused and same_report and (request.out / AUDIT_FILE).is_file()):
+        write_audit_report(request.out / AUDIT_FILE, manifest, report, store)
+        write_json(request.out / REPORT_FILE, report)
     return PrepareResult(manifest, report, reused)
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from pillsnap.core.errors import ImageError, TamperedError
 from pillsnap.core.manifest import Manifest
+from pillsnap.data.ledger import LEDGER_FILE, ledger_paths
 from pillsnap.data.links import LINK_FOLDERS
 from pillsnap.data.parallel import Progress, map_in_order, no_progress
-from pillsnap.data.scan import SCAN_FILE, known_paths
-from pillsnap.data.sources import list_pictures
+from pillsnap.data.sources.tree import list_pictures
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def verify(manifest: Manifest, workers: int = 0, progress: Progress = no_progres
 
 
 def _extra(manifest: Manifest) -> tuple[str, ...]:
-    known = {*manifest.rows["path"].to_pylist(), *known_paths(manifest.root / SCAN_FILE)}
+    known = {*manifest.rows["path"].to_pylist(), *ledger_paths(manifest.root / LEDGER_FILE)}
     present = [
         f"{folder}/{path}"
         for folder in LINK_FOLDERS.values()

@@ -1,0 +1,144 @@
+"""Read one picture file: its digest, whether it decodes, and the figures that audit and grouping ask for.
+
+Knows single files; judges nothing but what makes a file useless as such (see `pillsnap.data.audit` for the rest).
+Legend: H height, W width, C channel.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import imagehash
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pillsnap.core.boxes import Box
+from pillsnap.core.errors import DataError, ImageError
+from pillsnap.core.files import sha256_bytes
+from pillsnap.core.images import decode_rgb, read_image_bytes
+from pillsnap.data.labels import Label, disagreements, parse_label
+from pillsnap.data.names import kcode_of_name
+from pillsnap.data.sources import Picture
+
+READER_VERSION = 1
+"""Another number makes every picture be read again."""
+SMALL_SIDE = 256
+"""Pixels per side of the grey picture that figures and hashes are taken from."""
+THUMB_SIDE = 16
+_TAIL_PERCENT = 0.1
+
+
+class Figures(NamedTuple):
+    """What the audit judges: brightness 0 to 255 and sharpness of the grey picture of 256 × 256."""
+
+    darkest: float
+    """0.1 % of the pixels are darker."""
+    brightest: float
+    """0.1 % of the pixels are brighter."""
+    mean: float
+    sharpness: float
+    """Variance of the Laplacian (Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", 2000)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read of a picture file. ``fault`` is empty where it can be used."""
+
+    path: str
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    dhash: str = ""
+    """Gradient hash, 16 hexadecimal digits."""
+    phash: str = ""
+    """Frequency hash, likewise."""
+    thumb: bytes = b""
+    """Grey, 16 × 16: tells a copy from a picture that only hashes alike."""
+    figures: Figures | None = None
+    box: Box | None = None
+    notes: tuple[str, ...] = ()
+    """What is odd about its label."""
+    fault_code: str = ""
+    fault: str = ""
+
+
+def read_picture(picture: Picture) -> Reading:
+    """Read a picture and its label; what is wrong with it stands in the reading, nothing is raised."""
+    sha256 = ""
+    try:
+        _check_name(picture)
+        data = read_image_bytes(picture.source)
+        sha256 = sha256_bytes(data)
+        image_HWC_u8 = decode_rgb(data, picture.path)
+        height, width = image_HWC_u8.shape[:2]
+        grey_HW_u8 = small_grey(image_HWC_u8)
+        label, notes = _read_label(picture)
+        box, box_notes = _checked_box(picture, label, width, height)
+    except ImageError as error:
+        fault = str(error).removeprefix(f"{picture.path}: ")
+        return Reading(picture.path, sha256, fault_code=error.code, fault=fault)
+    dhash, phash = perceptual_hashes(grey_HW_u8)
+    thumb = cv2.resize(grey_HW_u8, (THUMB_SIDE, THUMB_SIDE), interpolation=cv2.INTER_AREA).tobytes()
+    figures = measure(grey_HW_u8)
+    return Reading(picture.path, sha256, width, height, dhash, phash, thumb, figures, box, notes + box_notes)
+
+
+def small_grey(image_rgb_HWC_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """``grey_HW_u8`` of 256 × 256, the whole picture."""
+    small = cv2.resize(image_rgb_HWC_u8, (SMALL_SIDE, SMALL_SIDE), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def perceptual_hashes(grey_HW_u8: NDArray[np.uint8]) -> tuple[str, str]:
+    """dHash and pHash (64 bits each, as hexadecimal digits), by the library imagehash."""
+    image = Image.fromarray(grey_HW_u8)
+    return str(imagehash.dhash(image)), str(imagehash.phash(image))
+
+
+def measure(grey_HW_u8: NDArray[np.uint8]) -> Figures:
+    """The figures of a grey picture."""
+    darkest, brightest = np.percentile(grey_HW_u8, [_TAIL_PERCENT, 100 - _TAIL_PERCENT])
+    sharpness = cv2.Laplacian(grey_HW_u8, cv2.CV_32F).var()
+    return Figures(float(darkest), float(brightest), float(grey_HW_u8.mean()), float(sharpness))
+
+
+def _check_name(picture: Picture) -> None:
+    named = kcode_of_name(os.path.basename(picture.path))
+    if named is not None and named != picture.kcode and not picture.combination:
+        raise ImageError(
+            f"is named after {named} but lies in the folder of {picture.kcode}; put it where it belongs", "wrong_folder"
+        )
+
+
+def _read_label(picture: Picture) -> tuple[Label | None, tuple[str, ...]]:
+    if picture.label is None:
+        return None, ()
+    try:
+        label = parse_label(picture.label.read_bytes())
+    except DataError as error:
+        return None, (f"{picture.label.name}: {error}",)
+    except OSError as error:
+        return None, (f"{picture.label.name}: cannot be read ({error.strerror or error})",)
+    if label.kcode is not None and label.kcode != picture.kcode:
+        raise ImageError(
+            f"lies in the folder of {picture.kcode}, its label {picture.label.name} says {label.kcode}; "
+            "find out which is right",
+            "label_of_another_drug",
+        )
+    return label, disagreements(label, picture.condition)
+
+
+def _checked_box(picture: Picture, label: Label | None, width: int, height: int) -> tuple[Box | None, tuple[str, ...]]:
+    """The box of a pill among others; a box around a single pill is checked and not needed further."""
+    box = None if label is None else label.box
+    inside = box is not None and box.lies_within(width, height)
+    if picture.combination and not inside:
+        shown = "it has none" if box is None else f"{tuple(box)} in {width}×{height} px"
+        raise ImageError(f"shows several pills and needs the box of {picture.kcode} ({shown})", "bad_box")
+    if box is not None and not inside:
+        return None, (f"the label's box {tuple(box)} is not within the picture of {width}×{height} px",)
+    return (box if picture.combination else None), ()

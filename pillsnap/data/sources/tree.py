@@ -1,0 +1,170 @@
+"""Walks trees of drug folders, and lists the files of a folder. Looks at names only."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from pillsnap.core.catalog import normalize_kcode
+from pillsnap.core.errors import CatalogError, DataError
+from pillsnap.data.names import combination_kcodes
+from pillsnap.data.sources.base import DrugFolder
+
+LABEL_SUFFIX = "_json"
+"""Folders of AI Hub's labels end so."""
+PICTURE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".heic", ".heif", ".avif", ".gif", ".bmp", ".tif", ".tiff"}
+)
+"""Endings (lower case) of files that are taken for pictures. What a file really is shows when it is read: a .heic may
+hold a JPEG, and a real HEIC must be reported rather than overlooked."""
+
+
+def single_folders(root: Path, kcodes: Collection[str], skip: Path | None) -> dict[str, tuple[DrugFolder, ...]]:
+    """The folders of single drugs anywhere below ``root`` (see `Source.folders`)."""
+    check_root(root, skip)
+    wanted = frozenset(kcodes)
+    found: dict[str, list[Path]] = {}
+    for folder in walk_folders(root, wanted, skip):
+        kcode = kcode_of_folder(folder.name)
+        if kcode in wanted and kcode is not None:
+            found.setdefault(kcode, []).append(folder)
+    if not found:
+        raise no_folder_found(root, kcodes)
+    return {
+        kcode: tuple(DrugFolder(path) for path in sorted(found[kcode], key=Path.as_posix)) for kcode in sorted(found)
+    }
+
+
+def check_root(root: Path, skip: Path | None) -> None:
+    """Raise DataError where the root is no folder, or is the output itself."""
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; give the one that holds the drugs' folders (K-030864/ …)")
+    if skip is not None and skip.resolve() == root.resolve():
+        raise DataError(f"{root}: is a source and the output at once; give another folder for the output")
+
+
+def no_folder_found(root: Path, kcodes: Collection[str]) -> DataError:
+    """The error of a tree that has nothing of what is wanted."""
+    return DataError(f"{root}: holds no folder of any of the {len(kcodes)} drugs; expected {root}/<K-CODE>/*.jpg")
+
+
+def walk_folders(root: Path, wanted: frozenset[str], skip: Path | None) -> Iterator[Path]:
+    """Folders of wanted drugs, of combinations, and of labels, in the order of their names.
+
+    None of them is searched further, nor are folders of other drugs, so a tree of 5,000 drugs is listed once.
+    """
+    seen = {_identity(skip)} if skip is not None and skip.is_dir() else set()
+    waiting = [root]
+    while waiting:
+        for entry in sorted(_entries(waiting.pop()), key=lambda entry: entry.name):
+            kcode = kcode_of_folder(entry.name)
+            other_drug = kcode is not None and kcode not in wanted and not _may_be_a_plain_number(entry.name)
+            if other_drug or not _is_folder(entry):
+                continue
+            folder = Path(entry.path)
+            identity = _identity(folder)
+            if identity in seen:
+                continue
+            seen.add(identity)
+            if kcode in wanted or entry.name.endswith(LABEL_SUFFIX) or combination_kcodes(entry.name):
+                yield folder
+            else:
+                waiting.append(folder)
+
+
+def list_pictures(folder: Path) -> list[str]:
+    """Paths of the pictures below ``folder``, relative to it, with forward slashes, sorted.
+
+    Raises:
+        DataError: a folder cannot be listed, a name is not text (UTF-8), or another drug's folder lies inside.
+    """
+    found: list[str] = []
+    waiting, seen = [""], {_identity(folder)}
+    while waiting:
+        prefix = waiting.pop()
+        for entry in _entries(folder / prefix):
+            relative = f"{prefix}{entry.name}"
+            if not _is_folder(entry):
+                if os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES and not _never_ends(entry):
+                    found.append(_checked_text(folder, relative))
+            elif _is_another_drug(entry.name, folder.name):
+                raise DataError(
+                    f"{entry.path}: the folder of one drug lies in the folder of another; its pictures would get the "
+                    "wrong label. Move it out"
+                )
+            elif not entry.name.endswith(LABEL_SUFFIX) and (identity := _identity(Path(entry.path))) not in seen:
+                seen.add(identity)
+                waiting.append(f"{relative}/")
+    return sorted(found)
+
+
+def list_files(folder: Path, suffix: str) -> list[str]:
+    """Paths of the files below ``folder`` with an ending (lower case), relative to it, sorted. Raises DataError."""
+    found = []
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        for entry in _entries(folder / prefix):
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(f"{prefix}{entry.name}/")
+            elif entry.name.lower().endswith(suffix):
+                found.append(_checked_text(folder, f"{prefix}{entry.name}"))
+    return sorted(found)
+
+
+def kcode_of_folder(name: str) -> str | None:
+    """The drug that a folder is named after, or None."""
+    try:
+        return normalize_kcode(name)
+    except CatalogError:
+        return None
+
+
+def _checked_text(folder: Path, relative: str) -> str:
+    try:
+        relative.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{folder}: the file name {relative!r} is not UTF-8; rename it") from error
+    return relative
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror or error}); check its permissions") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _never_ends(entry: os.DirEntry[str]) -> bool:
+    """A pipe or a socket: reading it would wait for ever. A file that is gone is not one; it is reported later."""
+    try:
+        mode = os.stat(entry.path).st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode)
+
+
+def _is_another_drug(name: str, drug_folder: str) -> bool:
+    inner, outer = kcode_of_folder(name), kcode_of_folder(drug_folder)
+    return inner is not None and outer is not None and inner != outer and not _may_be_a_plain_number(name)
+
+
+def _may_be_a_plain_number(name: str) -> bool:
+    """``2024`` may be a year that holds drug folders; ``K-2024`` and ``002024`` are drugs."""
+    return name.strip().isdigit() and len(name.strip()) < 6
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Tells a folder that was seen before, so that links in a circle end."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino

@@ -24,6 +24,7 @@ from pillsnap.core.errors import BundleError, DataError, ImageError, TamperedErr
 from pillsnap.core.files import sha256_file
 from pillsnap.core.images import decode_rgb
 from pillsnap.core.preprocessing import InferencePreprocessor, UnifiedPreprocessor
+from pillsnap.evaluation.evidence import evaluate
 from pillsnap.exporting import export as module
 from pillsnap.exporting.export import export_bundle, fit_temperature
 from pillsnap.inference.session import PillSession
@@ -182,6 +183,14 @@ def test_a_retired_drug_has_no_part_in_temperature_and_parity(
     assert with_retired.result.temperature == pytest.approx(expected, rel=1e-3)
     assert with_retired.result.parity.largest_relative_difference < 1e-4
     assert with_retired.result.parity.top1_agreement == 1
+
+
+def test_the_evaluation_takes_the_bundle_and_leaves_the_retired_drug_out(with_retired: SimpleNamespace) -> None:
+    evidence = evaluate(with_retired.bundle, with_retired.manifest, threads=1).evidence
+    assert [one.kcode for one in evidence.classes] == [f"K-{990001 + k}" for k in (0, 2, 3, 4, 5)]
+    assert min(one.images for one in evidence.classes) == 4
+    assert evidence.metrics["top5"].value == 1  # five drugs are in use
+    assert not any("K-990002" in confusion[:2] for confusion in evidence.confusions)
 
 
 def test_a_graph_that_would_answer_a_retired_drug_is_refused(

@@ -14,7 +14,7 @@ import onnx
 import pyarrow as pa
 from onnx import TensorProto, helper, numpy_helper
 
-from pillsnap.core.bundle import BundleClass, BundleMetadata, Provenance
+from pillsnap.core.bundle import RETIRED_LOGIT, BundleClass, BundleMetadata, Provenance
 from pillsnap.core.catalog import Catalog, Drug
 from pillsnap.core.files import sha256_bytes
 from pillsnap.core.manifest import ROW_SCHEMA, Manifest
@@ -27,20 +27,32 @@ COLORS = np.asarray(
 SPEC = PreprocessingSpec(target_size=SIDE, clahe=ClaheSpec(enabled=False))
 
 
-def toy_catalog(classes: int) -> Catalog:
+def toy_catalog(classes: int, retired: tuple[int, ...] = ()) -> Catalog:
     drugs = tuple(
-        Drug(kcode=f"K-{990001 + i}", drug_name=f"가상정{i}", manufacturer="가상제약", form="tablet")
+        Drug(
+            kcode=f"K-{990001 + i}",
+            drug_name=f"가상정{i}",
+            manufacturer="가상제약",
+            form="tablet",
+            retired=i in retired,
+        )
         for i in range(classes)
     )
     return Catalog(version="toy", drugs=drugs)
 
 
 def toy_graph(
-    colors_K3: np.ndarray, *, image_type: int = TensorProto.UINT8, batch: str | int = "N", nan: bool = False
+    colors_K3: np.ndarray,
+    *,
+    image_type: int = TensorProto.UINT8,
+    batch: str | int = "N",
+    nan: bool = False,
+    retired: tuple[int, ...] = (),
 ) -> onnx.GraphProto:
     """logits = -|mean colour - class colour|² / 1000, without the part that all classes share."""
     weights_3K = (2 * colors_K3.T / 1000).astype(np.float32)
     bias_K = (-(colors_K3**2).sum(axis=1) / 1000).astype(np.float32)
+    bias_K[list(retired)] = RETIRED_LOGIT
     if nan:
         bias_K = bias_K * np.float32("nan")
     constants = [
@@ -66,7 +78,8 @@ def toy_graph(
 def toy_metadata(catalog: Catalog, manifest_hash: str = "0" * 64) -> BundleMetadata:
     return BundleMetadata(
         classes=tuple(
-            BundleClass(kcode=d.kcode, drug_name=d.drug_name, manufacturer=d.manufacturer) for d in catalog.drugs
+            BundleClass(kcode=d.kcode, drug_name=d.drug_name, manufacturer=d.manufacturer, retired=d.retired)
+            for d in catalog.drugs
         ),
         preprocessing=SPEC,
         preprocessing_fingerprint=SPEC.fingerprint,
@@ -90,10 +103,12 @@ def toy_colors(classes: int) -> np.ndarray:
     return np.random.default_rng(1).integers(30, 226, (classes, 3)).astype(np.float32)
 
 
-def save_manifest(root: Path, colors_K3: np.ndarray, images: list[tuple[int, int, str, str]]) -> Manifest:
+def save_manifest(
+    root: Path, colors_K3: np.ndarray, images: list[tuple[int, int, str, str]], retired: tuple[int, ...] = ()
+) -> Manifest:
     """``images``: (label, label whose colour is painted, split, domain), one row each."""
     rng = np.random.default_rng(0)
-    catalog = toy_catalog(len(colors_K3))
+    catalog = toy_catalog(len(colors_K3), retired)
     rows: list[dict[str, Any]] = []
     for number, (label, painted, split, domain) in enumerate(images):
         color = np.clip(colors_K3[painted] + rng.normal(0, 6, 3), 0, 255)
@@ -126,5 +141,5 @@ def save_manifest(root: Path, colors_K3: np.ndarray, images: list[tuple[int, int
 
 
 def save_bundle(path: Path, colors_K3: np.ndarray, manifest_hash: str = "0" * 64, **graph: Any) -> Path:
-    metadata = toy_metadata(toy_catalog(len(colors_K3)), manifest_hash)
+    metadata = toy_metadata(toy_catalog(len(colors_K3), graph.get("retired", ())), manifest_hash)
     return save_model(path, toy_graph(colors_K3, **graph), metadata.to_props())

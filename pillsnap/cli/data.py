@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pillsnap.cli.data_compare import catalog, diff
 from pillsnap.cli.progress import Progress
 from pillsnap.core.errors import ConfigError, DataError
 
@@ -25,6 +26,10 @@ _SHOWN = 5
 @click.group()
 def data() -> None:
     """Prepare data sets: links, mixing, split, manifest."""
+
+
+data.add_command(catalog)
+data.add_command(diff)
 
 
 @data.command()

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from pillsnap.core.errors import BundleError
 from pillsnap.core.preprocessing import PREPROCESSING_VERSION, PreprocessingSpec
@@ -19,6 +19,8 @@ from pillsnap.core.preprocessing import PREPROCESSING_VERSION, PreprocessingSpec
 BUNDLE_VERSION = "1"
 INPUT_NAME = "image"
 OUTPUT_NAMES = ("logits", "probabilities")
+RETIRED_LOGIT = -1e9
+"""Logit of a class whose drug is retired: finite, and its probability is exactly 0 at any temperature."""
 _KEY = "pillsnap"
 _PREFIX = "pillsnap."
 
@@ -31,6 +33,8 @@ class BundleClass(BaseModel):
     kcode: str
     drug_name: str
     manufacturer: str
+    retired: StrictBool = Field(default=False, exclude_if=lambda value: not value)
+    """The drug left the list: its place is kept, so that no index shifts, but it is never answered."""
 
 
 class Provenance(BaseModel):
@@ -58,6 +62,11 @@ class BundleMetadata(BaseModel):
     temperature: float = Field(gt=0)
     """probabilities = softmax(logits / temperature), fitted on the validation split."""
     provenance: Provenance
+
+    @property
+    def retired_indices(self) -> tuple[int, ...]:
+        """Indices that are never answered."""
+        return tuple(index for index, entry in enumerate(self.classes) if entry.retired)
 
     def to_props(self) -> dict[str, str]:
         """ONNX ``metadata_props``: the whole under one key, and readable copies of the main facts."""

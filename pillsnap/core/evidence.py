@@ -71,6 +71,7 @@ class Evidence(StoredDocument):
     slices: dict[str, dict[str, Metric]]
     """Top-1 per value of a condition, e.g. ``background`` → ``0`` → metric (real photos only)."""
     classes: tuple[ClassResult, ...]
+    """Of the drugs in use, by index; retired ones are left out."""
     failures: tuple[str, ...]
     """K-CODEs of the classes under 70 % top-1."""
     confusions: tuple[tuple[str, str, int], ...]

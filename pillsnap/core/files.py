@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,33 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (text + "\n").encode("utf-8"))
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises DataError that names the file and the line."""
+def read_json(path: Path, *, unique_keys: bool = False) -> Any:
+    """Read a JSON file (UTF-8, with or without a byte-order mark).
+
+    Args:
+        path: the file.
+        unique_keys: refuse an object that has a key twice, where JSON would silently keep the last. For files that
+            people edit.
+
+    Raises:
+        DataError: names the file and the line, or the key.
+    """
+    hook = partial(_unique, path) if unique_keys else None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=hook)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not readable JSON ({error}); save it as UTF-8") from error
+    except (OSError, json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path}: is not readable JSON ({error})") from error
+
+
+def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        where = json.dumps(dict(pairs[:1]), ensure_ascii=False)[:80]
+        raise DataError(f"{path}: the key {twice!r} stands twice in the object that starts {where}; keep one of them")
+    return found

@@ -71,8 +71,8 @@ def evaluate(
 
 
 def _check_classes(session: PillSession, manifest: Manifest, bundle: Path) -> None:
-    ours = tuple(entry.kcode for entry in session.metadata.classes)
-    theirs = manifest.catalog.kcodes
+    ours = [_class_name(entry.kcode, entry.retired) for entry in session.metadata.classes]
+    theirs = [_class_name(drug.kcode, drug.retired) for drug in manifest.catalog.drugs]
     if ours == theirs:
         return
     if len(ours) != len(theirs):
@@ -86,6 +86,10 @@ def _check_classes(session: PillSession, manifest: Manifest, bundle: Path) -> No
     )
 
 
+def _class_name(kcode: str, retired: bool) -> str:
+    return f"{kcode} (retired)" if retired else kcode
+
+
 def _evidence(
     session: PillSession, manifest: Manifest, predictions: Predictions, latency: Latency, run_id: str
 ) -> Evidence:
@@ -96,7 +100,9 @@ def _evidence(
     counts_KK = metrics.confusion_matrix(labels_N, predicted_N, len(kcodes))
     real_counts_KK = metrics.confusion_matrix(labels_N[real_N], predicted_N[real_N], len(kcodes))
     names = [(drug.kcode, drug.drug_name) for drug in manifest.catalog.drugs]
-    classes = metrics.class_results(counts_KK, real_counts_KK, names)
+    results = metrics.class_results(counts_KK, real_counts_KK, names)
+    # A retired drug has no photos to be judged on and is never answered: it is no class of the evidence.
+    classes = tuple(result for result, drug in zip(results, manifest.catalog.drugs, strict=True) if not drug.retired)
     figures = metrics.top_metrics(predictions.ranks_N, real_N)
     bins = metrics.reliability(predictions.confidences_N, right_N)
     return Evidence(

@@ -35,16 +35,17 @@ class ReliabilityBin:
     accuracy: float
 
 
-def true_ranks(labels_N: Ints, probabilities_NK: NDArray[np.float32]) -> Ints:
+def true_ranks(labels_N: Ints, probabilities_NK: NDArray[np.float32], retired: Sequence[int] = ()) -> Ints:
     """Rank of the true class in each answer, 1 is right.
 
     Of equal probabilities the lower index ranks first, as in the answers that are served (scikit-learn's
     ``top_k_accuracy_score`` ranks the higher one first, which would make a model that answers the same to
-    everything right on the last class).
+    everything right on the last class). ``retired`` classes are never answered, so they take no rank from another.
     """
     true_N1 = np.take_along_axis(probabilities_NK, labels_N[:, np.newaxis], axis=1)
     higher_N = (probabilities_NK > true_N1).sum(axis=1)
     earlier_NK = np.arange(probabilities_NK.shape[1]) < labels_N[:, np.newaxis]
+    earlier_NK[:, list(retired)] = False
     tied_N = ((probabilities_NK == true_N1) & earlier_NK).sum(axis=1)
     return np.asarray(1 + higher_N + tied_N, np.int64)
 

@@ -36,6 +36,8 @@ class Predictions:
     rows: pa.Table
     labels_N: NDArray[np.int64]
     probabilities_NK: NDArray[np.float32]
+    retired: tuple[int, ...] = ()
+    """Indices that are never answered; their probabilities are 0."""
 
     @cached_property
     def predicted_N(self) -> NDArray[np.int64]:
@@ -50,7 +52,7 @@ class Predictions:
     @cached_property
     def ranks_N(self) -> NDArray[np.int64]:
         """Rank of the true class, 1 is right."""
-        return true_ranks(self.labels_N, self.probabilities_NK)
+        return true_ranks(self.labels_N, self.probabilities_NK, self.retired)
 
     def table(self, kcodes: tuple[str, ...]) -> pa.Table:
         """One row an image: what it is, what was answered, and how sure."""
@@ -89,7 +91,7 @@ def predict_split(
         done += len(batch_NHWC_u8)
         if progress is not None:
             progress(done, rows.num_rows)
-    return Predictions(rows, manifest.labels(rows), np.concatenate(answers))
+    return Predictions(rows, manifest.labels(rows), np.concatenate(answers), session.metadata.retired_indices)
 
 
 def _prepared_batches(session: PillSession, manifest: Manifest, rows: pa.Table) -> Iterator[NDArray[np.uint8]]:

@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from scipy.special import log_softmax
 from torch import Tensor, nn
 
 from pillsnap import __version__
-from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES, BundleClass, BundleMetadata, Provenance
+from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES, RETIRED_LOGIT, BundleClass, BundleMetadata, Provenance
 from pillsnap.core.errors import BundleError, DataError
 from pillsnap.core.files import sha256_file, writing_beside
 from pillsnap.core.manifest import Manifest, Split
@@ -62,15 +63,21 @@ class ExportResult:
 
 
 class _BundleGraph(nn.Module):
-    """``image_NHWC_u8`` → ``logits_NK``, ``probabilities_NK``."""
+    """``image_NHWC_u8`` → ``logits_NK``, ``probabilities_NK``. The logits of ``retired`` classes are shut."""
 
-    def __init__(self, net: PillNet, temperature: float) -> None:
+    retired_K: Tensor
+
+    def __init__(self, net: PillNet, temperature: float, retired: Sequence[int] = (), classes: int = 0) -> None:
         super().__init__()
         self.net = net
         self.temperature = temperature
+        self.has_retired = bool(retired)
+        self.register_buffer("retired_K", torch.tensor([k in retired for k in range(classes)], dtype=torch.bool))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         logits_NK = self.net(image)
+        if self.has_retired:  # else the graph is that of the net alone
+            logits_NK = logits_NK.masked_fill(self.retired_K, RETIRED_LOGIT)
         return logits_NK, torch.softmax(logits_NK / self.temperature, dim=1)
 
 
@@ -97,9 +104,12 @@ def export_bundle(
             f"{manifest.hash[:12]}; give the data set it was trained on"
         )
     net = checkpoint.build_net()
-    temperature = fit_temperature(*_logits_of_split(net, checkpoint, manifest, "val"))
+    retired = list(manifest.catalog.retired_indices)
+    logits_NK, label_N = _logits_of_split(net, checkpoint, manifest, "val")
+    logits_NK[:, retired] = RETIRED_LOGIT
+    temperature = fit_temperature(logits_NK, label_N)
     metadata = _metadata(checkpoint, manifest, temperature, run_id, git_commit)
-    model = _to_onnx(_BundleGraph(net, temperature).eval(), metadata)
+    model = _to_onnx(_BundleGraph(net, temperature, retired, len(checkpoint.kcodes)).eval(), metadata)
     with writing_beside(bundle) as temporary:
         onnx.save(model, temporary)
         parity = _measure_parity(net, temporary, checkpoint, manifest)
@@ -128,7 +138,9 @@ def _metadata(
     preprocessing = checkpoint.config.preprocessing
     return BundleMetadata(
         classes=tuple(
-            BundleClass(kcode=drug.kcode, drug_name=drug.drug_name, manufacturer=drug.manufacturer)
+            BundleClass(
+                kcode=drug.kcode, drug_name=drug.drug_name, manufacturer=drug.manufacturer, retired=drug.retired
+            )
             for drug in manifest.catalog.drugs
         ),
         preprocessing=preprocessing,
@@ -210,11 +222,16 @@ def _run_torch(net: PillNet, images_NHWC_u8: NDArray[np.uint8]) -> NDArray[np.fl
 
 def _measure_parity(net: PillNet, bundle: Path, checkpoint: Checkpoint, manifest: Manifest) -> Parity:
     images_NHWC_u8, _ = _images_of_split(checkpoint, manifest, "test", limit=PARITY_IMAGES)
-    expected_NK = _run_torch(net, images_NHWC_u8)
+    in_use = [index for index, drug in enumerate(manifest.catalog.drugs) if not drug.retired]
+    expected_NK = _run_torch(net, images_NHWC_u8)[:, in_use]
     session = PillSession.load(bundle)
     # both a batch and single images: the batch axis must really be free
-    actual_NK = session.predict(images_NHWC_u8).logits_NK
-    single_NK = np.concatenate([session.predict(image[np.newaxis]).logits_NK for image in images_NHWC_u8[:4]])
+    answer = session.predict(images_NHWC_u8)
+    if answer.probabilities_NK[:, list(manifest.catalog.retired_indices)].any():
+        raise BundleError("the exported graph answers a retired drug; this is a fault of the exporter")
+    actual_NK = answer.logits_NK[:, in_use]
+    singles = [session.predict(image[np.newaxis]).logits_NK for image in images_NHWC_u8[:4]]
+    single_NK = np.concatenate(singles)[:, in_use]
     scale = max(float(np.abs(expected_NK).max()), 1e-6)
     difference = max(
         float(np.abs(actual_NK - expected_NK).max()), float(np.abs(single_NK - expected_NK[: len(single_NK)]).max())

@@ -120,7 +120,7 @@ class PillSession:
         return Prediction(logits_NK, probabilities_NK)
 
     def identify(self, photo: bytes, top: int = 5, name: str = "image") -> tuple[Candidate, ...]:
-        """The ``top`` most probable drugs of one photo, the best first (fewer where there are fewer classes).
+        """The ``top`` most probable drugs of one photo, the best first (fewer where there are fewer drugs in use).
 
         Raises:
             ImageError: the photo cannot be decoded; the message starts with ``name``.
@@ -130,8 +130,9 @@ class PillSession:
         if top < 1:
             raise ConfigError(f"top: at least 1 answer must be asked for, not {top}")
         probabilities_K = self.predict(self.preprocessor.prepare_for_model(photo, name)).probabilities_NK[0]
-        best = np.argsort(-probabilities_K, kind="stable")[:top]
-        return tuple(self._candidate(rank, int(k), probabilities_K) for rank, k in enumerate(best, start=1))
+        ordered = np.argsort(-probabilities_K, kind="stable")
+        best = [int(k) for k in ordered if not self.metadata.classes[k].retired][:top]
+        return tuple(self._candidate(rank, k, probabilities_K) for rank, k in enumerate(best, start=1))
 
     def _candidate(self, rank: int, index: int, probabilities_K: NDArray[np.float32]) -> Candidate:
         entry = self.metadata.classes[index]

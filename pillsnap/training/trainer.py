@@ -20,6 +20,7 @@ from timm.data.random_erasing import RandomErasing
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
+from pillsnap.core.bundle import RETIRED_LOGIT
 from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.training.backbone import PillNet, create_net
@@ -61,6 +62,22 @@ def fit(config: ExperimentConfig, data: TrainingData, folder: Path, observer: Tr
     return _Trainer(config, data, folder, observer).fit()
 
 
+def weighted_loss(logits_NK: Tensor, target: Tensor, class_weights_K: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy, each class by its weight, as the mean over the N images.
+
+    torch's own mean divides by N for mixed targets, but by the sum of the weights for hard ones: a batch of one
+    class would then not feel its weight at all, and the size of a step would hang on whether the batch is mixed.
+
+    Args:
+        logits_NK: answers.
+        target: ``label_N``, or the ``share_NK`` of each class in mixed images.
+        class_weights_K: mean 1 over the drugs in use.
+        smoothing: of the labels, 0..1.
+    """
+    loss_N = F.cross_entropy(logits_NK, target, weight=class_weights_K, label_smoothing=smoothing, reduction="none")
+    return loss_N.mean()
+
+
 class _Trainer:
     def __init__(self, config: ExperimentConfig, data: TrainingData, folder: Path, observer: TrainingObserver) -> None:
         self._config = config
@@ -82,8 +99,8 @@ class _Trainer:
         self._ema = _create_ema(self._net, config)
         self._mixup = _create_mixup(config, len(catalog.drugs))
         self._erasing = _create_erasing(config, device)
-        weights = torch.tensor(catalog.class_weights, device=device)
-        self._class_weights_K = weights / weights.mean()
+        weights_K = torch.tensor(catalog.class_weights, device=device)
+        self._class_weights_K = weights_K / weights_K[weights_K > 0].mean()  # those of retired classes are 0
         self._keeper = CheckpointKeeper(folder, config.checkpoints.every_epochs, config.checkpoints.keep_best)
         self._step = 0
 
@@ -131,7 +148,7 @@ class _Trainer:
         with self._device.autocast():
             logits_NK = self._net.backbone(image.contiguous(memory_format=torch.channels_last))
         smoothing = self._config.training.label_smoothing if target.ndim == 1 else 0.0  # mixup smooths by itself
-        loss = F.cross_entropy(logits_NK.float(), target, weight=self._class_weights_K, label_smoothing=smoothing)
+        loss = weighted_loss(logits_NK.float(), target, self._class_weights_K, smoothing)
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         if self._config.training.gradient_clip is not None:
@@ -154,6 +171,7 @@ class _Trainer:
                 image = net.normalize(image_NHWC_u8.to(device)).contiguous(memory_format=torch.channels_last)
                 logits.append(net.backbone(image).float().cpu())
         logits_NK = torch.cat(logits)
+        logits_NK[:, list(self._data.manifest.catalog.retired_indices)] = RETIRED_LOGIT  # as in the bundle
         label_N = torch.from_numpy(self._data.labels_N[self._data.val_indices])
         is_real_N = torch.from_numpy(self._data.is_real_N[self._data.val_indices])
         correct_N = logits_NK.argmax(1) == label_N

@@ -34,6 +34,16 @@ def test_props_and_back() -> None:
     assert (props["pillsnap.classes"], props["pillsnap.input_size"], props["pillsnap.backbone"]) == ("1", "64", "toy")
 
 
+def test_retired_classes_are_said_and_the_others_are_written_as_before() -> None:
+    entry = {"kcode": "K-000001", "drug_name": "가상정", "manufacturer": "가상제약"}
+    metadata = metadata_of(classes=(BundleClass(**entry), BundleClass(**{**entry, "kcode": "K-000002"}, retired=True)))
+    assert BundleMetadata.from_props(metadata.to_props(), "m") == metadata
+    assert metadata.retired_indices == (1,)
+    first, second = json.loads(metadata.to_props()["pillsnap"])["classes"]
+    assert first == entry
+    assert second["retired"] is True
+
+
 def test_other_keys_of_the_file_do_not_matter() -> None:
     assert BundleMetadata.from_props({**metadata_of().to_props(), "producer": "x"}, "m") == metadata_of()
 

@@ -68,3 +68,16 @@ def test_unreadable_json_names_the_file(tmp_path, content):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.json: is not readable JSON"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + '{"이름": 1}'.encode())
+    assert read_json(tmp_path / "a.json") == {"이름": 1}
+
+
+def test_a_key_twice_is_seen_where_asked_for(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"outer": {"name": "x", "a": 1, "a": 2}}')
+    assert read_json(path) == {"outer": {"name": "x", "a": 2}}
+    with pytest.raises(DataError, match=r"a\.json: the key 'a' stands twice in the object that starts .*\"x\""):
+        read_json(path, unique_keys=True)

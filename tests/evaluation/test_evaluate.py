@@ -22,6 +22,8 @@ from pillsnap.evaluation.evidence import EvaluationResult, evaluate
 from pillsnap.evaluation.latency import choose_photos, measure_latency
 from pillsnap.evaluation.predict import Predictions, predict_split
 from pillsnap.evaluation.report import PREDICTIONS_FILE, write_report
+from pillsnap.gate.decision import Status, decide
+from pillsnap.gate.policy import DEFAULT_PATH, MinimumTestImages, Policy
 from pillsnap.inference.session import PillSession
 
 # (label, painted as, split, domain): of 10 test images 7 are right, of 5 real ones 4; class 5 has none.
@@ -151,6 +153,41 @@ def test_other_classes_are_refused(toys: SimpleNamespace, house: SimpleNamespace
     bundle = toys.save_model(tmp_path / "swapped.onnx", toys.toy_graph(toys.toy_colors(6)), swapped.to_props())
     with pytest.raises(EvidenceError, match="class 0 is K-990006 in the bundle and K-990001"):
         evaluate(bundle, house.manifest)
+
+
+RETIRED = [image for image in IMAGES if image[0] != 5 and image[1] != 5]
+
+
+def test_a_retired_class_is_not_judged(toys: SimpleNamespace, tmp_path: Path) -> None:
+    manifest = toys.save_manifest(tmp_path / "m", toys.toy_colors(6), RETIRED, retired=(5,))
+    bundle = toys.save_bundle(tmp_path / "b.onnx", toys.toy_colors(6), manifest.hash, retired=(5,))
+    result = evaluate(bundle, manifest, threads=1)
+    evidence = result.evidence
+    assert [one.kcode for one in evidence.classes] == [f"K-{990001 + k}" for k in range(5)]
+    assert evidence.metrics["top1"].value == 0.7
+    assert evidence.metrics["top5"].value == 1  # five drugs are in use
+    notes = " ".join(evidence.notes)
+    assert "not judged" not in notes
+    assert "With 5 classes" in notes
+    write_report(result, manifest, tmp_path / "report")
+    few = Policy.load(Path(__file__).parents[2] / DEFAULT_PATH).model_copy(update={"minimum_test_images": _one_each()})
+    decision = decide(evidence, few, bundle_sha256=evidence.bundle_sha256, manifest_hash=manifest.hash)
+    [check] = [check for check in decision.checks if check.metric == "images_per_class"]
+    assert (check.value, check.status) == (1, Status.PASS)
+
+
+def _one_each() -> MinimumTestImages:
+    return MinimumTestImages(total=1, real=1, per_class=1)
+
+
+def test_a_bundle_that_could_answer_a_retired_drug_is_refused(toys: SimpleNamespace, tmp_path: Path) -> None:
+    manifest = toys.save_manifest(tmp_path / "m", toys.toy_colors(6), RETIRED, retired=(5,))
+    in_use = toys.save_bundle(tmp_path / "b.onnx", toys.toy_colors(6))
+    with pytest.raises(EvidenceError, match=r"class 5 is K-990006 in the bundle and K-990006 \(retired\) in the mani"):
+        evaluate(in_use, manifest)
+    plain = toys.save_manifest(tmp_path / "plain", toys.toy_colors(6), IMAGES)
+    with pytest.raises(EvidenceError, match=r"class 5 is K-990006 \(retired\) in the bundle and K-990006 in the mani"):
+        evaluate(toys.save_bundle(tmp_path / "r.onnx", toys.toy_colors(6), retired=(5,)), plain)
 
 
 def test_an_empty_test_split_is_refused(toys: SimpleNamespace, tmp_path: Path) -> None:

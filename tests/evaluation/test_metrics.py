@@ -25,6 +25,14 @@ def test_of_equal_probabilities_the_lower_index_ranks_first_as_when_served() -> 
     assert served.tolist() == [[0, 1, 2]] * 3
 
 
+def test_a_retired_class_takes_no_rank() -> None:
+    """A sure answer leaves 0 for all others: the retired one among them must not push the true one back."""
+    probabilities_NK = np.asarray([[0, 0, 1, 0], [0, 0, 1, 0]], np.float32)
+    labels_N = np.asarray([1, 3])
+    assert metrics.true_ranks(labels_N, probabilities_NK).tolist() == [3, 4]
+    assert metrics.true_ranks(labels_N, probabilities_NK, retired=(0,)).tolist() == [2, 3]
+
+
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_ranks_agree_with_scikit_learn(k: int) -> None:
     rng = np.random.default_rng(3)

@@ -24,6 +24,7 @@ from pillsnap.core.errors import BundleError, DataError, ImageError, TamperedErr
 from pillsnap.core.files import sha256_file
 from pillsnap.core.images import decode_rgb
 from pillsnap.core.preprocessing import InferencePreprocessor, UnifiedPreprocessor
+from pillsnap.evaluation.evidence import evaluate
 from pillsnap.exporting import export as module
 from pillsnap.exporting.export import export_bundle, fit_temperature
 from pillsnap.inference.session import PillSession
@@ -140,6 +141,67 @@ def test_the_bundle_knows_the_squares(house: SimpleNamespace, session: PillSessi
     kcodes = house.manifest.split("test")["kcode"].to_pylist()
     right = [session.identify(photo)[0].kcode == kcode for photo, kcode in zip(photos(house), kcodes, strict=True)]
     assert np.mean(right) > 0.4  # chance is 1/6
+
+
+@pytest.fixture(scope="module")
+def with_retired(
+    house: SimpleNamespace, squares: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """The same net in a catalog where class 1 is retired, and so eager for it that it would answer nothing else."""
+    root = tmp_path_factory.mktemp("retired")
+    manifest = squares.save_squares(root / "m", {"val": 4, "test": 4}, retired=(1,))
+    state = {key: value.clone() for key, value in house.checkpoint.state_dict.items()}
+    state["backbone.fc.bias"][1] += 1000
+    checkpoint = replace(house.checkpoint, manifest_hash=manifest.hash, state_dict=state)
+    result = export_bundle(checkpoint, manifest, root / "b.onnx")
+    return SimpleNamespace(manifest=manifest, checkpoint=checkpoint, bundle=root / "b.onnx", result=result)
+
+
+def test_a_retired_drug_is_never_answered(with_retired: SimpleNamespace) -> None:
+    session = PillSession.load(with_retired.bundle, threads=1)
+    assert [entry.kcode for entry in session.metadata.classes] == [f"K-{990001 + k}" for k in range(6)]
+    assert session.metadata.retired_indices == (1,)
+    for photo in photos(with_retired):
+        answers = session.identify(photo, top=6)
+        assert [answer.rank for answer in answers] == [1, 2, 3, 4, 5]
+        assert "K-990002" not in [answer.kcode for answer in answers]
+        assert sum(answer.confidence for answer in answers) == pytest.approx(1, rel=1e-5)
+    answer = session.predict(session.preprocessor.prepare_batch(photos(with_retired)))
+    assert not answer.probabilities_NK[:, 1].any()
+    assert (answer.logits_NK[:, 1] == np.float32(-1e9)).all()
+    assert with_retired.checkpoint.build_net().state_dict()["backbone.fc.bias"][1] > 900  # the net itself would
+
+
+def test_a_retired_drug_has_no_part_in_temperature_and_parity(
+    house: SimpleNamespace, with_retired: SimpleNamespace
+) -> None:
+    session = PillSession.load(house.bundle, threads=1)  # the same weights, the class in use
+    in_use = [0, 2, 3, 4, 5]
+    logits_NK = session.predict(session.preprocessor.prepare_batch(photos(with_retired, "val"))).logits_NK[:, in_use]
+    label_N = with_retired.manifest.labels(with_retired.manifest.split("val"))
+    expected = fit_temperature(logits_NK, np.asarray([in_use.index(k) for k in label_N]))
+    assert with_retired.result.temperature == pytest.approx(expected, rel=1e-3)
+    assert with_retired.result.parity.largest_relative_difference < 1e-4
+    assert with_retired.result.parity.top1_agreement == 1
+
+
+def test_the_evaluation_takes_the_bundle_and_leaves_the_retired_drug_out(with_retired: SimpleNamespace) -> None:
+    evidence = evaluate(with_retired.bundle, with_retired.manifest, threads=1).evidence
+    assert [one.kcode for one in evidence.classes] == [f"K-{990001 + k}" for k in (0, 2, 3, 4, 5)]
+    assert min(one.images for one in evidence.classes) == 4
+    assert evidence.metrics["top5"].value == 1  # five drugs are in use
+    assert not any("K-990002" in confusion[:2] for confusion in evidence.confusions)
+
+
+def test_a_graph_that_would_answer_a_retired_drug_is_refused(
+    with_retired: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    to_onnx = module._to_onnx
+    forgetful = lambda graph, metadata: to_onnx(module._BundleGraph(graph.net, graph.temperature).eval(), metadata)  # noqa: E731
+    monkeypatch.setattr(module, "_to_onnx", forgetful)
+    with pytest.raises(BundleError, match="answers a retired drug"):
+        export_bundle(with_retired.checkpoint, with_retired.manifest, tmp_path / "b.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- what is refused

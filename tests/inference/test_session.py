@@ -57,6 +57,14 @@ def test_identify_ranks_the_drugs(toys: SimpleNamespace, bundle: Path) -> None:
     assert len(session.identify(png((1, 2, 3)), top=99)) == 6
 
 
+def test_a_retired_drug_is_never_named_even_if_the_graph_answers_it(toys: SimpleNamespace, tmp_path: Path) -> None:
+    metadata = toys.toy_metadata(toys.toy_catalog(6, retired=(2,)))
+    path = toys.save_model(tmp_path / "b.onnx", toys.toy_graph(toys.toy_colors(6)), metadata.to_props())
+    answers = PillSession.load(path).identify(png((40, 40, 200)), top=6)
+    assert [answer.rank for answer in answers] == [1, 2, 3, 4, 5]
+    assert "K-990003" not in [answer.kcode for answer in answers]
+
+
 def test_identify_refuses(bundle: Path) -> None:
     session = PillSession.load(bundle)
     with pytest.raises(ImageError, match=r"^pill\.jpg: is not a picture"):

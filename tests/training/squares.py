@@ -67,8 +67,13 @@ def tiny_config(overrides: dict[str, Any] | None = None) -> ExperimentConfig:
     return ExperimentConfig.build(document, overrides, "tiny")
 
 
-def save_squares(root: Path, per_class: dict[str, int] | None = None, weights: tuple[float, ...] = ()) -> Manifest:
-    """A manifest of PNG pictures, saved; ``weights``: of the first classes, in the loss."""
+def save_squares(
+    root: Path,
+    per_class: dict[str, int] | None = None,
+    weights: tuple[float, ...] = (),
+    retired: tuple[int, ...] = (),
+) -> Manifest:
+    """A manifest of PNG pictures, saved; ``weights``: of the first classes, in the loss; no pictures of ``retired``."""
     rng = np.random.default_rng(0)
     catalog = Catalog(
         version="toy",
@@ -77,6 +82,7 @@ def save_squares(root: Path, per_class: dict[str, int] | None = None, weights: t
                 kcode=f"K-{990001 + k}",
                 drug_name=f"가상정{k}",
                 manufacturer="가상제약",
+                retired=k in retired,
                 training_config=TrainingWeight(weight=weights[k] if k < len(weights) else 1.0),
             )
             for k in range(len(COLORS))
@@ -84,7 +90,7 @@ def save_squares(root: Path, per_class: dict[str, int] | None = None, weights: t
     )
     rows: list[dict[str, Any]] = []
     for split, count in (per_class or PER_CLASS).items():
-        for label in range(len(COLORS)):
+        for label in (k for k in range(len(COLORS)) if k not in retired):
             for number in range(count):
                 data = _picture(rng, label)
                 path = root / "images" / f"{split}-{label}-{number:03d}.png"

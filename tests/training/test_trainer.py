@@ -17,7 +17,7 @@ from pillsnap.data.cache import PreparedCache
 from pillsnap.training.batches import TrainingData
 from pillsnap.training.checkpoint import Checkpoint
 from pillsnap.training.device import Device
-from pillsnap.training.trainer import _create_mixup, _Trainer, fit
+from pillsnap.training.trainer import _create_mixup, _Trainer, fit, weighted_loss
 
 Config = Callable[..., ExperimentConfig]
 Build = Callable[[dict[str, Any]], _Trainer]
@@ -168,9 +168,52 @@ def test_plain_loss_is_the_weighted_cross_entropy(trainer: Build) -> None:
     weights_K = torch.tensor([3.0, 1, 1, 1, 1, 1]) / (8 / 6)  # of the catalog, mean 1
     with torch.no_grad():
         log_p = built._net.train()(image).log_softmax(1)[torch.arange(16), label_N]
-    expected = -(weights_K[label_N] * log_p).sum() / weights_K[label_N].sum()
+    expected = -(weights_K[label_N] * log_p).sum() / 16
     assert float(built._update(image, label_N)) == pytest.approx(float(expected), rel=1e-5)
     assert float(-log_p.mean()) != pytest.approx(float(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_batch_that_is_mixed_with_nothing_has_the_plain_loss(trainer: Build, smoothing: float) -> None:
+    """Mixed or not, a batch is one and the same problem: the weights count as much in both."""
+    losses = []
+    for mixing in ({}, ONLY_MIXUP):
+        built = trainer({**mixing, "training.label_smoothing": smoothing})
+        if built._mixup is not None:
+            built._mixup._params_per_batch = lambda: (1.0, False)  # all of the image itself
+        losses.append(float(built._update(*first_batch(built))))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_one_hot_targets_have_the_loss_of_their_labels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits_NK = torch.randn((40, 5), generator=generator)
+    label_N = torch.randint(0, 5, (40,), generator=generator)
+    weights_K = torch.tensor([4.0, 0.5, 0.25, 0.25, 0.0])
+    one_hot_NK = F.one_hot(label_N, 5).float()
+    hard, soft = (float(weighted_loss(logits_NK, target, weights_K, 0.2)) for target in (label_N, one_hot_NK))
+    assert hard == pytest.approx(soft, rel=1e-5)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_batch_of_one_class_feels_its_weight(soft: bool) -> None:
+    logits_NK, label_N = torch.eye(4)[:, :3], torch.ones(4, dtype=torch.int64)
+    target = F.one_hot(label_N, 3).float() if soft else label_N
+    once, thrice = (float(weighted_loss(logits_NK, target, torch.tensor([1.0, w, 1.0]), 0.0)) for w in (1, 3))
+    assert thrice == pytest.approx(3 * once)
+
+
+def test_a_retired_class_neither_weighs_nor_answers(squares: SimpleNamespace, tmp_path: Path) -> None:
+    manifest = squares.save_squares(tmp_path / "m", {"train": 4, "val": 2, "test": 1}, (3.0, 1.0, 100.0), retired=(2,))
+    config = squares.tiny_config(squares.PLAIN)
+    cache = PreparedCache.build(manifest, config.preprocessing, tmp_path / "cache", workers=1)
+    built = _Trainer(config, TrainingData.of(manifest, cache, config), tmp_path, QUIET)
+    torch.testing.assert_close(built._class_weights_K, torch.tensor([3.0, 1, 0, 1, 1, 1]) / (7 / 5))
+    before = built._validate()
+    with torch.no_grad():
+        built._net.get_parameter("backbone.fc.bias")[2] = 1e4
+    assert built._validate() == before
+    assert np.isfinite(float(built._update(*first_batch(built))))
 
 
 def test_class_weights_change_the_weights(

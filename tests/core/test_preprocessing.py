@@ -27,10 +27,13 @@ def png(image):
 def test_the_reference_configuration_is_that_of_the_specification():
     config = UnifiedPreprocessor().get_config()
     assert config == {
-        "version": "1.0",
+        "version": "1.1",
         "channel_order": "RGB",
         "orientation": "EXIF applied before the crop",
         "crop": "center_square",
+        "alpha": "ignored",
+        "animation": "first frame",
+        "decoding": "exact",
         "target_size": 512,
         "interpolation": "linear",
         "clahe": {"enabled": True, "clip_limit": 2.0, "tile_grid": 8},
@@ -102,6 +105,7 @@ def test_inference_takes_the_same_way():
     [
         {"target_size": 511},
         {"interpolation": "area"},
+        {"decoding": "reduced"},
         {"clahe": {"enabled": False}},
         {"clahe": {"clip_limit": 2.5}},
         {"mean": (0.5, 0.5, 0.5)},

@@ -180,9 +180,9 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
 
 
 def _read_png(data: bytes) -> ImageHeader:
-    frames, orientation, transparent, whole, first = 1, 1, False, False, True
+    frames, orientation, transparent, whole, first = 0, 1, False, False, True
     width = height = bit_depth = color = 0
-    pixels_seen = False
+    pixels_seen = still_beside = False
     for kind, start, length in _png_chunks(data):
         if first:
             if kind != b"IHDR" or length != 13:
@@ -193,16 +193,21 @@ def _read_png(data: bytes) -> ImageHeader:
             transparent = True
         elif kind == b"acTL" and not pixels_seen:
             (frames,) = struct.unpack_from(">I", data, start)
+            still_beside = True
         elif kind == b"eXIf":
             orientation = _orientation(data[start : start + length])
-        pixels_seen = pixels_seen or kind == b"IDAT"
+        elif kind == b"fcTL" and not pixels_seen:
+            still_beside = False  # the default image is the first frame
+        elif kind == b"IDAT":
+            pixels_seen = True
         whole = kind == b"IEND"
     if first:
         raise struct.error
     if color not in _PNG_MODES or bit_depth not in (1, 2, 4, 8, 16):
         raise _damaged(f"colour type {color}, {bit_depth} bits")
     alpha = transparent or color in (4, 6)
-    return ImageHeader("png", _PNG_MODES[color], width, height, bit_depth, alpha, frames > 1, orientation, whole)
+    animated = frames + still_beside > 1
+    return ImageHeader("png", _PNG_MODES[color], width, height, bit_depth, alpha, animated, orientation, whole)
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

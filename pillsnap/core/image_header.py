@@ -26,6 +26,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)  # any number of fill bytes 0xFF may precede (B.1.1.2)
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_PNG_NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _PNG_MODES: dict[int, ImageMode] = {0: "grey", 2: "rgb", 3: "palette", 4: "grey_alpha", 6: "rgba"}
 _CAMERA = "set the camera to 'most compatible', or convert the picture to JPEG"
 _CONVERT = "convert it to JPEG"
@@ -184,6 +185,8 @@ def _read_png(data: bytes) -> ImageHeader:
     width = height = bit_depth = color = 0
     pixels_seen = still_beside = False
     for kind, start, length in _png_chunks(data):
+        if kind[0] & 0x20 == 0 and kind not in _PNG_NEEDED:
+            raise _damaged("an unknown chunk that it says is critical")
         if first:
             if kind != b"IHDR" or length != 13:
                 raise _damaged("it does not begin with IHDR")
@@ -208,6 +211,19 @@ def _read_png(data: bytes) -> ImageHeader:
     alpha = transparent or color in (4, 6)
     animated = frames + still_beside > 1
     return ImageHeader("png", _PNG_MODES[color], width, height, bit_depth, alpha, animated, orientation, whole)
+
+
+def bare_png(data: bytes) -> bytes:
+    """The same PNG with nothing but what its pixels need, and nothing after its end.
+
+    OpenCV 5.0 reads a PNG with APNG's chunks in a reader of its own, which crashes the process on damaged ones; and
+    compressed texts and profiles are nobody's business here.
+    """
+    chunks = list(_png_chunks(data))
+    if all(kind in _PNG_NEEDED for kind, _, _ in chunks):
+        return data
+    kept = [data[start - 8 : start + length + 4] for kind, start, length in chunks if kind in _PNG_NEEDED]
+    return b"".join([_PNG_SIGNATURE, *kept])
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

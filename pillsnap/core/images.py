@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from pillsnap.core.errors import ImageError
 from pillsnap.core.image_codes import Refusal
-from pillsnap.core.image_header import ImageHeader, read_header
+from pillsnap.core.image_header import ImageHeader, bare_png, read_header
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 """Endings (lower case) of files that are taken for pictures."""
@@ -124,12 +124,13 @@ def decode_rgb(data: bytes, name: str = "image", keep_side: int | None = None) -
 
 def decode_inspected(data: bytes, header: ImageHeader, scale: int, name: str = "image") -> NDArray[np.uint8]:
     """Decode what `inspect` has let through, at 1/``scale`` (1, 2, 4, 8). Raises ImageError (``undecodable``)."""
+    plain = bare_png(data) if header.format == "png" else data
     try:
-        image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), _READ_FLAGS[scale])
+        image: Any = cv2.imdecode(np.frombuffer(plain, np.uint8), _READ_FLAGS[scale])
     except cv2.error as error:
         raise ImageError(f"{name}: cannot be decoded ({error.err or 'damaged'})", Refusal.UNDECODABLE) from error
     expected = -(-header.height // scale), -(-header.width // scale), 3
-    if image is None or (image.shape != expected and header.format == "jpeg") or image.dtype != np.uint8:
+    if image is None or image.shape != expected or image.dtype != np.uint8:
         raise ImageError(f"{name}: cannot be decoded (damaged); copy or take it again", Refusal.UNDECODABLE)
     turn = _UPRIGHT.get(header.orientation)
     return np.asarray(image if turn is None else turn(image), np.uint8)

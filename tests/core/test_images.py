@@ -74,6 +74,17 @@ def test_animations_give_their_first_picture():
     np.testing.assert_array_equal(on_canvas[10:30, 10:30], gradient(20, 20))
 
 
+def test_a_damaged_apng_does_not_reach_the_reader_that_crashes(monkeypatch):
+    """Found by the fuzzer: OpenCV 5.0's APNG reader ends the process on an unknown chunk among the frames."""
+    given, decode = [], cv2.imdecode
+    monkeypatch.setattr(images.cv2, "imdecode", lambda data, flags: given.append(data.tobytes()) or decode(data, flags))
+    chunks = made.png_chunks(SAMPLES["png animated"])
+    np.testing.assert_array_equal(decode_rgb(made.png([*chunks[:-1], (b"junK", b"x"), chunks[-1]])), gradient())
+    assert {kind for kind, _ in made.png_chunks(given[0])} == {b"IHDR", b"IDAT", b"IEND"}
+    assert refusal(made.png([*chunks[:-1], (b"IDND", b""), chunks[-1]])) == "undecodable"
+    assert len(given) == 1
+
+
 def test_interlaced_and_progressive_are_as_any_other():
     np.testing.assert_array_equal(decode_rgb(SAMPLES["png interlaced"]), gradient())
     np.testing.assert_array_equal(decode_rgb(SAMPLES["jpeg progressive"]), decode_rgb(SAMPLES["jpeg"]))

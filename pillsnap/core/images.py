@@ -1,74 +1,162 @@
 """From the bytes of a picture file to RGB pixels: the only decoder of the platform.
 
-EXIF orientation is applied here, once. The result is always RGB, uint8, H,W,C (legend: H height, W width,
-C channel).
+The result is always RGB, uint8, H,W,C (legend: H height, W width, C channel). What happens to
+
+| content | outcome |
+|---|---|
+| EXIF orientation 1-8 (JPEG, PNG eXIf, WebP) | applied here, once; damaged or missing: upright; XMP is not read |
+| grey, 1 to 16 bits | the grey value in all three channels |
+| alpha (grey+alpha, RGBA, tRNS) | ignored: the stored colour counts, as PIL's and OpenCV's RGB do; see below |
+| palette, with or without tRNS | looked up; transparency is ignored |
+| 16-bit PNG | the upper 8 bits |
+| CMYK, YCCK JPEG | Adobe's inverted inks, with or without Adobe's marker; no colour profile; PIL differs by ≤ 1 level |
+| interlaced PNG, progressive JPEG | as any other; a JPEG of more than 32 scans is refused (`too_many_scans`) |
+| animated WebP | its first frame, on its canvas |
+| APNG | its default image (what a decoder shows that knows no APNG) |
+| bytes after the end (motion photo) | ignored |
+| HEIC, AVIF, GIF, BMP, TIFF, PDF, text … | `unsupported_format`; told by content, never by name |
+| no bytes; over 64 MiB | `empty`, `too_many_bytes` |
+| a side of 0; over 64 million pixels | `no_pixels`, `too_many_pixels`, before anything is decoded |
+| the end is missing | `truncated` (the decoder would fill the rest with grey) |
+| damaged | `undecodable`, where the decoder notices: JPEG has no checksum, so a flipped bit can pass |
+
+Alpha is not composited because that would invent a background that no photo has; a picture with transparency is
+remarked on by the validator. All codes stand in `core.image_codes`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pillsnap.core.errors import ImageError
+from pillsnap.core.image_codes import Refusal
+from pillsnap.core.image_header import ImageHeader, bare_png, read_header
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 """Endings (lower case) of files that are taken for pictures."""
 MAX_BYTES = 64 * 2**20
 """Largest picture file that is decoded; a 12-megapixel PNG stays under it."""
+MAX_PIXELS = 64_000_000
+"""Most pixels of a picture that is decoded: the full 50 megapixels of a phone's sensor and some room.
+
+192 MB as RGB; a progressive JPEG takes up to three times as much while it is decoded.
+"""
+MAX_SCANS = 32
+"""Most passes of a JPEG: each costs a walk over all pixels and only some bytes of file. Encoders write about 10."""
+
+_AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+# The REDUCED_GRAYSCALE flags hold the bit of the scale alone: together with COLOR_RGB the result has colours.
+_READ_FLAGS = {
+    1: _AS_STORED,
+    2: _AS_STORED | cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: _AS_STORED | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: _AS_STORED | cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+_UPRIGHT: dict[int, Callable[[Any], Any]] = {
+    2: lambda image: cv2.flip(image, 1),
+    3: lambda image: cv2.rotate(image, cv2.ROTATE_180),
+    4: lambda image: cv2.flip(image, 0),
+    5: cv2.transpose,
+    6: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda image: cv2.flip(cv2.transpose(image), -1),
+    8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
 
 
-def decode_rgb(data: bytes, name: str = "image") -> NDArray[np.uint8]:
-    """Decode JPEG, PNG or WebP to ``image_rgb_HWC_u8`` with the EXIF orientation applied.
+def inspect(data: bytes, name: str = "image") -> ImageHeader:
+    """Everything that can be refused before a single pixel is decoded.
 
     Raises:
-        ImageError: empty, over 64 MiB, truncated, or not an image; the message starts with ``name``.
+        ImageError: as the table above says; the message starts with ``name``.
     """
-    if not data:
-        raise ImageError(f"{name}: the file is empty")
     if len(data) > MAX_BYTES:
-        raise ImageError(f"{name}: {len(data) / 2**20:.0f} MiB, over the limit of {MAX_BYTES // 2**20} MiB")
-    if _is_truncated(data):
-        raise ImageError(f"{name}: the picture is cut off (its end is missing); copy or take it again")
+        raise ImageError(
+            f"{name}: {len(data) / 2**20:.0f} MiB, over the limit of {MAX_BYTES // 2**20} MiB", Refusal.TOO_MANY_BYTES
+        )
+    header = read_header(data, name)
+    refuse_header(header, name)
+    return header
+
+
+def refuse_header(header: ImageHeader, name: str = "image") -> None:
+    """Raise ImageError for a header that the decoder must not be given (size, end, scans)."""
+    pixels = header.width * header.height
+    if pixels == 0:
+        raise ImageError(f"{name}: is {header.width}×{header.height} px: no pixels", Refusal.NO_PIXELS)
+    if pixels > MAX_PIXELS:
+        raise ImageError(
+            f"{name}: {header.width}×{header.height} px, over the limit of {MAX_PIXELS // 10**6} million pixels; "
+            "send a smaller one",
+            Refusal.TOO_MANY_PIXELS,
+        )
+    if not header.whole:
+        raise ImageError(
+            f"{name}: the picture is cut off (its end is missing); copy or take it again", Refusal.TRUNCATED
+        )
+    if header.scans > MAX_SCANS:
+        raise ImageError(
+            f"{name}: a JPEG of {header.scans} scans, over the limit of {MAX_SCANS}; save it as a usual JPEG",
+            Refusal.TOO_MANY_SCANS,
+        )
+
+
+def decode_rgb(data: bytes, name: str = "image", keep_side: int | None = None) -> NDArray[np.uint8]:
+    """Decode JPEG, PNG or WebP to ``image_rgb_HWC_u8``, upright.
+
+    Args:
+        data: the file.
+        name: how messages call it.
+        keep_side: decode a JPEG at 1/2, 1/4 or 1/8 of its size, as long as its short side keeps this many pixels
+            (see `reduction`); None decodes all pixels.
+
+    Raises:
+        ImageError: as the table above says; the message starts with ``name``.
+    """
+    header = inspect(data, name)
+    return decode_inspected(data, header, 1 if keep_side is None else reduction(header, keep_side), name)
+
+
+def decode_inspected(data: bytes, header: ImageHeader, scale: int, name: str = "image") -> NDArray[np.uint8]:
+    """Decode what `inspect` has let through, at 1/``scale`` (1, 2, 4, 8). Raises ImageError (``undecodable``)."""
+    plain = bare_png(data) if header.format == "png" else data
     try:
-        image_bgr_HWC_u8 = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image: Any = cv2.imdecode(np.frombuffer(plain, np.uint8), _READ_FLAGS[scale])
     except cv2.error as error:
-        raise ImageError(f"{name}: cannot be decoded ({error.err or 'damaged'})") from error
-    if image_bgr_HWC_u8 is None:
-        raise ImageError(f"{name}: is not a picture that can be decoded (JPEG, PNG and WebP can)")
-    return np.asarray(cv2.cvtColor(image_bgr_HWC_u8, cv2.COLOR_BGR2RGB), np.uint8)
+        raise ImageError(f"{name}: cannot be decoded ({error.err or 'damaged'})", Refusal.UNDECODABLE) from error
+    expected = -(-header.height // scale), -(-header.width // scale), 3
+    if image is None or image.shape != expected or image.dtype != np.uint8:
+        raise ImageError(f"{name}: cannot be decoded (damaged); copy or take it again", Refusal.UNDECODABLE)
+    turn = _UPRIGHT.get(header.orientation)
+    return np.asarray(image if turn is None else turn(image), np.uint8)
+
+
+def reduction(header: ImageHeader, keep_side: int) -> int:
+    """By how much a JPEG can be decoded smaller (1, 2, 4, 8) and still have ``keep_side`` pixels on its short side.
+
+    Only where the centre square falls on whole pixels of the smaller picture too: otherwise the crop would be off by
+    part of a pixel, and turned pictures by another part than upright ones. Every common sensor size allows it.
+    """
+    if header.format != "jpeg":
+        return 1  # the others are decoded whole and shrunk afterwards: nothing is won
+    short, long = sorted((header.width, header.height))
+    fits = (s for s in (8, 4, 2) if short // s >= keep_side and short % s == 0 and (long - short) % (2 * s) == 0)
+    return next(fits, 1)
 
 
 def read_image_bytes(path: Path) -> bytes:
-    """Read a picture file. Raises ImageError that names the path."""
+    """Read a picture file. Raises ImageError that names the path; a file over the limit is not read at all."""
     try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ImageError(
+                f"{path}: {size / 2**20:.0f} MiB, over the limit of {MAX_BYTES // 2**20} MiB", Refusal.TOO_MANY_BYTES
+            )
         return path.read_bytes()
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _is_truncated(data: bytes) -> bool:
-    """OpenCV fills the missing part of a cut JPEG or PNG with grey and says nothing; the end marker tells."""
-    if data[:2] == b"\xff\xd8":
-        return data.find(b"\xff\xd9", _start_of_scan(data)) < 0
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return b"IEND" not in data[-4096:]
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return len(data) < int.from_bytes(data[4:8], "little") + 8
-    return False
-
-
-def _start_of_scan(data: bytes) -> int:
-    """Where a JPEG's pixels begin: past the header, whose thumbnail has an end marker of its own.
-
-    What follows the end marker is free: phones append the film of a motion photo there.
-    """
-    position = 2
-    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] not in (b"\xda", b""):
-        if data[position + 1 : position + 2] == b"\xff":  # a fill byte
-            position += 1
-            continue
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return position
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error})", Refusal.UNREADABLE) from error

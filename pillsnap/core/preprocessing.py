@@ -1,7 +1,8 @@
 """The one implementation of preprocessing: training, evaluation and serving all call it.
 
-The fingerprint of its spec travels in the manifest, the prepared cache and the bundle, so that a model is
-never fed by another preprocessing than its own. Legend: N batch, H height, W width, C channel.
+The way from bytes to a model's input is `InferencePreprocessor.prepare_for_model`, and there is no other. The
+fingerprint of its spec travels in the manifest, the prepared cache and the bundle, so that a model is never fed by
+another preprocessing than its own. Legend: N batch, H height, W width, C channel.
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from pillsnap.core.boxes import Box, crop_to_box
 from pillsnap.core.errors import ImageError
 from pillsnap.core.files import sha256_json
+from pillsnap.core.image_codes import Refusal
 from pillsnap.core.images import decode_rgb
 
-PREPROCESSING_VERSION = "1.0"
+PREPROCESSING_VERSION = "1.1"
+REDUCED_TOLERANCE_LEVELS = 2.0
+"""How far ``decoding: reduced`` may be from an alias-free shrinking of all pixels: mean absolute difference, of 255
+levels, before CLAHE. ``benchmarks/preprocessing.py`` measures it on photos; a test holds it on drawn pictures."""
 _Positive = Annotated[float, Field(gt=0)]
 _INTERPOLATION = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
 
@@ -43,6 +49,11 @@ class PreprocessingSpec(BaseModel):
     """Side of the square that the model sees, in pixels."""
     interpolation: Literal["linear", "area"] = "linear"
     """``area`` averages the pixels: for targets far smaller than the photo, where ``linear`` aliases."""
+    decoding: Literal["exact", "reduced"] = "exact"
+    """``exact`` decodes all pixels: the specification's steps to the bit, and what the mobile client's own linear
+    shrinking looks like. ``reduced`` decodes a large JPEG at 1/2, 1/4 or 1/8, never under the target size: several
+    times faster and with less aliasing, but other pixels, so train with it too. The same for JPEGs whose short side
+    is under twice the target size, and for PNG and WebP."""
     clahe: ClaheSpec = ClaheSpec()
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Per channel R, G, B, on the scale 0..1 (ImageNet)."""
@@ -55,6 +66,8 @@ class PreprocessingSpec(BaseModel):
             "channel_order": "RGB",
             "orientation": "EXIF applied before the crop",
             "crop": "center_square",
+            "alpha": "ignored",
+            "animation": "first frame",
             **self.model_dump(mode="json"),
         }
 
@@ -87,7 +100,9 @@ class UnifiedPreprocessor:
         """
         image = image_rgb_HWC_u8
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape[:2]) < 1:
-            raise ImageError(f"expected H×W×3 uint8 pixels, got {image.dtype} of shape {image.shape}")
+            raise ImageError(
+                f"expected H×W×3 uint8 pixels, got {image.dtype} of shape {image.shape}", Refusal.WRONG_PIXELS
+            )
         height, width = image.shape[:2]
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
@@ -108,22 +123,51 @@ class UnifiedPreprocessor:
         lab = cv2.cvtColor(image_HWC_u8, cv2.COLOR_RGB2LAB)
         grid = self.spec.clahe.tile_grid
         # A new object per call: one cv2.CLAHE must not be used from two threads.
-        lab[:, :, 0] = cv2.createCLAHE(self.spec.clahe.clip_limit, (grid, grid)).apply(lab[:, :, 0])
-        return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+        lightness = cv2.createCLAHE(self.spec.clahe.clip_limit, (grid, grid)).apply(cv2.extractChannel(lab, 0))
+        return cv2.cvtColor(cv2.insertChannel(lightness, lab, 0), cv2.COLOR_LAB2RGB)
 
 
 class InferencePreprocessor:
-    """From the bytes of photos to the input of a bundle: decode, RGB, the same `UnifiedPreprocessor`."""
+    """From the bytes of photos to the input of a bundle: decode, RGB, the same `UnifiedPreprocessor`.
+
+    Safe to share between threads.
+    """
 
     def __init__(self, spec: PreprocessingSpec | None = None) -> None:
         self.preprocessor = UnifiedPreprocessor(spec)
 
-    def prepare_for_model(self, data: bytes, name: str = "image") -> NDArray[np.uint8]:
-        """One photo: ``image_NHWC_u8`` with N = 1. Raises ImageError that starts with ``name``."""
-        return self.preprocessor.to_model_input(decode_rgb(data, name))[np.newaxis]
+    @property
+    def spec(self) -> PreprocessingSpec:
+        """How it prepares."""
+        return self.preprocessor.spec
+
+    def prepare_for_model(self, data: bytes, name: str = "image", box: Box | None = None) -> NDArray[np.uint8]:
+        """One photo: ``image_NHWC_u8`` with N = 1.
+
+        Args:
+            data: the photo's file.
+            name: how messages call it.
+            box: the pill in it, in pixels of the upright picture; the crop is then around the pill, and all pixels
+                are decoded. None: the centre square.
+
+        Raises:
+            ImageError: the message starts with ``name``.
+        """
+        if box is not None:
+            image = _cropped(decode_rgb(data, name), box, name)
+        else:
+            image = decode_rgb(data, name, self.spec.target_size if self.spec.decoding == "reduced" else None)
+        return self.preprocessor.to_model_input(image)[np.newaxis]
 
     def prepare_batch(self, photos: Sequence[bytes]) -> NDArray[np.uint8]:
         """N photos: ``image_NHWC_u8``. Raises ImageError, also for no photo at all."""
         if not photos:
-            raise ImageError("a batch needs at least one photo")
+            raise ImageError("a batch needs at least one photo", Refusal.EMPTY_BATCH)
         return np.concatenate([self.prepare_for_model(data, f"image {i}") for i, data in enumerate(photos)])
+
+
+def _cropped(image_HWC_u8: NDArray[np.uint8], box: Box, name: str) -> NDArray[np.uint8]:
+    try:
+        return crop_to_box(image_HWC_u8, box)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}", error.code) from None

@@ -1,25 +1,32 @@
 import io
+import runpy
+import warnings
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
+from pillsnap.core import images
 from pillsnap.core.errors import ImageError
-from pillsnap.core.images import MAX_BYTES, decode_rgb, read_image_bytes
+from pillsnap.core.image_header import read_header
+from pillsnap.core.images import MAX_BYTES, MAX_PIXELS, MAX_SCANS, decode_rgb, read_image_bytes, reduction
+
+made = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("image_samples.py"))))
+SAMPLES = made.make_samples()
+gradient, encode = made.gradient, made.encode
 
 
-def gradient(height=40, width=56):
-    rows, columns = np.mgrid[0:height, 0:width]
-    return np.stack([rows * 5, columns * 4, np.full_like(rows, 90)], axis=-1).astype(np.uint8)
-
-
-def encode(form, image=None, **options):
-    buffer = io.BytesIO()
-    Image.fromarray(gradient() if image is None else image).save(buffer, form, **options)
-    return buffer.getvalue()
+def by_pil(data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG"])
@@ -30,26 +37,148 @@ def test_channels_are_rgb(form):
     assert np.abs(decoded.astype(int) - gradient()).mean() < (2 if form == "JPEG" else 1e-9)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied_as_pil_does(orientation):
-    from PIL import ImageOps
-
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encode("JPEG", exif=exif, quality=95)
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
-    decoded = decode_rgb(data)
+@pytest.mark.parametrize("kind", [kind for kind in SAMPLES if not kind.startswith("png grey 16")])
+def test_every_kind_decodes_as_pil_decodes_it(kind):
+    """The table in the module's docstring: PIL is the second opinion on all of it, the orientations too."""
+    decoded, expected = decode_rgb(SAMPLES[kind]), by_pil(SAMPLES[kind])
+    assert decoded.dtype == np.uint8
     assert decoded.shape == expected.shape
-    assert np.abs(decoded.astype(int) - expected).max() <= 4
+    assert np.abs(decoded.astype(int) - expected).max() <= (1 if "cmyk" in kind or "ycck" in kind else 0)
 
 
-def test_grey_alpha_and_sixteen_bits_come_as_rgb():
-    rgba = np.dstack([gradient(), np.full((40, 56), 120, np.uint8)])
-    sixteen = cv2.imencode(".png", gradient().astype(np.uint16) * 257)[1].tobytes()
-    for data in (encode("PNG", gradient()[:, :, 0]), encode("PNG", rgba), sixteen):
-        decoded = decode_rgb(data)
-        assert decoded.shape == (40, 56, 3)
-        assert decoded.dtype == np.uint8
+@pytest.mark.parametrize("form", ["jpeg", "png", "webp"])
+def test_orientation_is_applied_once(form):
+    upright = decode_rgb(SAMPLES[f"{form} exif 1"])
+    turned = decode_rgb(SAMPLES[f"{form} exif 6"])
+    np.testing.assert_array_equal(turned, np.rot90(upright, -1))
+
+
+def test_sixteen_bits_keep_the_upper_eight():
+    np.testing.assert_array_equal(decode_rgb(SAMPLES["png 16 bits"]), gradient())
+    grey = decode_rgb(SAMPLES["png grey 16 bits"])
+    np.testing.assert_array_equal(grey, np.repeat(gradient()[:, :, :1], 3, axis=2))
+
+
+@pytest.mark.parametrize("kind", ["png rgba", "webp rgba lossless", "png rgb trns"])
+def test_alpha_is_ignored(kind):
+    """Where the picture is quite transparent the stored colour still counts."""
+    visible = np.abs(decode_rgb(SAMPLES[kind]).astype(int) - gradient()).max(axis=2)[:, 1:]
+    assert visible.max() == 0
+
+
+def test_animations_give_their_first_picture():
+    for kind in ("png animated", "png animated default", "webp animated"):
+        np.testing.assert_array_equal(decode_rgb(SAMPLES[kind]), gradient())
+    on_canvas = decode_rgb(SAMPLES["webp animated part"])
+    assert on_canvas.shape == (40, 56, 3)
+    np.testing.assert_array_equal(on_canvas[10:30, 10:30], gradient(20, 20))
+
+
+def test_a_damaged_apng_does_not_reach_the_reader_that_crashes(monkeypatch):
+    """Found by the fuzzer: OpenCV 5.0's APNG reader ends the process on an unknown chunk among the frames."""
+    given, decode = [], cv2.imdecode
+    monkeypatch.setattr(images.cv2, "imdecode", lambda data, flags: given.append(data.tobytes()) or decode(data, flags))
+    chunks = made.png_chunks(SAMPLES["png animated"])
+    np.testing.assert_array_equal(decode_rgb(made.png([*chunks[:-1], (b"junK", b"x"), chunks[-1]])), gradient())
+    assert {kind for kind, _ in made.png_chunks(given[0])} == {b"IHDR", b"IDAT", b"IEND"}
+    assert refusal(made.png([*chunks[:-1], (b"IDND", b""), chunks[-1]])) == "undecodable"
+    assert len(given) == 1
+
+
+def test_interlaced_and_progressive_are_as_any_other():
+    np.testing.assert_array_equal(decode_rgb(SAMPLES["png interlaced"]), gradient())
+    np.testing.assert_array_equal(decode_rgb(SAMPLES["jpeg progressive"]), decode_rgb(SAMPLES["jpeg"]))
+
+
+def refusal(data):
+    with pytest.raises(ImageError, match=r"^x: ") as refused:
+        decode_rgb(data, "x")
+    return refused.value.code
+
+
+def test_every_refusal_has_its_code(tmp_path):
+    body = (b"IDAT", zlib.compress(b"\0" * 100))
+    bomb = made.png([made.png_header(60_000, 60_000), body, (b"IEND", b"")])
+    hollow = made.png([made.png_header(0, 40), body, (b"IEND", b"")])
+    damaged = made.png([made.png_header(40, 40), body, (b"IEND", b"")])
+    assert refusal(b"") == "empty"
+    assert refusal(bytes(MAX_BYTES + 1)) == "too_many_bytes"
+    assert refusal(bomb) == "too_many_pixels"
+    assert refusal(hollow) == "no_pixels"
+    assert refusal(damaged) == "undecodable"
+    assert refusal(b"GIF89a" + bytes(50)) == "unsupported_format"
+    assert refusal(SAMPLES["jpeg"][:-2]) == "truncated"
+    with pytest.raises(ImageError) as refused:
+        read_image_bytes(tmp_path)
+    assert refused.value.code == "unreadable"
+
+
+@pytest.mark.parametrize("form", ["jpeg", "png", "webp", "webp lossless"])
+def test_a_bomb_is_refused_before_the_decoder_sees_it(form, monkeypatch):
+    def decoder(*_):
+        raise AssertionError("the decoder was called")
+
+    data = bytearray(SAMPLES[form])
+    if form == "jpeg":
+        at = data.index(b"\xff\xc0") + 5
+        data[at : at + 4] = b"\xff\xff\xff\xff"
+    elif form == "png":
+        data[16:24] = b"\0\0\x40\0\0\0\x40\0"
+    elif form == "webp":
+        data[26:30] = b"\xff\x3f\xff\x3f"
+    else:
+        data[21:25] = b"\xff\xff\xff\x0f"
+    monkeypatch.setattr(images.cv2, "imdecode", decoder)
+    assert refusal(bytes(data)) == "too_many_pixels"
+
+
+def test_the_largest_picture_that_is_taken():
+    side = int(MAX_PIXELS**0.5)
+    assert side * side == MAX_PIXELS
+    fits = made.png([made.png_header(side, side), (b"IEND", b"")])
+    over = made.png([made.png_header(side, side + 1), (b"IEND", b"")])
+    images.inspect(fits)
+    assert refusal(over) == "too_many_pixels"
+
+
+def test_a_jpeg_of_very_many_scans_is_refused():
+    data = SAMPLES["jpeg progressive"]
+    at = data.rindex(b"\xff\xda")
+    last_scan = data[at:-2]
+    scans = read_header(data).scans
+    assert decode_rgb(data[:-2] + last_scan * (MAX_SCANS - scans) + data[-2:]).shape == (40, 56, 3)
+    assert refusal(data[:-2] + last_scan * (MAX_SCANS - scans + 1) + data[-2:]) == "too_many_scans"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("scale", [1, 2, 4, 8])
+def test_reduced_decoding_is_upright_and_in_colour(scale, orientation):
+    image = cv2.resize(gradient(), (96, 64))
+    data = encode("JPEG", image, exif=made.exif(orientation), quality=95)
+    reduced = decode_rgb(data, keep_side=64 // scale)
+    expected = cv2.resize(by_pil(data), reduced.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert sorted(reduced.shape[:2]) == [64 // scale, 96 // scale]
+    assert np.abs(reduced.astype(int) - expected).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("size", "keep_side", "expected"),
+    [
+        ((4000, 3000), 512, 4),  # 12 megapixels
+        ((3024, 4032), 512, 4),
+        ((5712, 4284), 512, 2),  # 24 megapixels: 714 columns beside the square are no multiple of 8
+        ((8160, 6120), 512, 4),
+        ((1024, 1024), 512, 2),
+        ((1022, 1022), 512, 1),
+        ((2000, 1001), 128, 1),
+        ((640, 480), 512, 1),
+        ((640, 480), 60, 8),
+    ],
+)
+def test_reduction_keeps_the_target_and_the_crop(size, keep_side, expected):
+    header = read_header(made.encode("JPEG"))
+    assert reduction(replace(header, width=size[0], height=size[1]), keep_side) == expected
+    assert reduction(replace(header, width=size[0], height=size[1], format="webp"), keep_side) == 1
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG"])
@@ -100,6 +229,14 @@ def test_any_bytes_are_a_picture_or_an_image_error(data, head):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ImageError, match=r"none\.jpg: cannot be read"):
         read_image_bytes(tmp_path / "none.jpg")
+
+
+def test_a_large_file_is_not_read(tmp_path):
+    path = tmp_path / "large.jpg"
+    with path.open("wb") as stream:
+        stream.truncate(MAX_BYTES + 1)
+    with pytest.raises(ImageError, match=r"large\.jpg: 64 MiB, over the limit"):
+        read_image_bytes(path)
 
 
 def test_fill_bytes_before_a_marker_are_part_of_a_jpeg():

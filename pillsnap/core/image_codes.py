@@ -1,0 +1,53 @@
+"""Every reason why a picture is refused and every remark on one that is taken: the codes, in one place.
+
+The code is for programs (audit tables, the API, the mobile client), its ``meaning`` for their documents. The
+message that travels with a code is for people, and lives where the fault is found.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+
+class _Code(StrEnum):
+    """A code and, in one line, what it means."""
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> Self:
+        """A member is its code as a string; ``meaning`` is an attribute."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+
+class Refusal(_Code):
+    """Why a picture cannot be used: the ``code`` of an ``ImageError``."""
+
+    UNREADABLE = "unreadable", "the file is missing or cannot be read"
+    EMPTY = "empty", "the file has no bytes"
+    TOO_MANY_BYTES = "too_many_bytes", "the file is larger than the limit"
+    UNSUPPORTED_FORMAT = "unsupported_format", "by its content it is not JPEG, PNG or WebP"
+    TRUNCATED = "truncated", "the file's end is missing"
+    NO_PIXELS = "no_pixels", "the header says that a side is 0"
+    TOO_MANY_PIXELS = "too_many_pixels", "the header says that there are more pixels than the limit"
+    TOO_MANY_SCANS = "too_many_scans", "a progressive JPEG of more passes than any camera writes"
+    UNDECODABLE = "undecodable", "the file is damaged, or uses a feature that the decoder lacks"
+    WRONG_PIXELS = "wrong_pixels", "an array that is not H×W×3 uint8"
+    EMPTY_BATCH = "empty_batch", "a batch without a picture"
+    BAD_BOX = "bad_box", "the pill's box is not within the picture"
+
+
+class Remark(_Code):
+    """What is worth a warning in a picture that is taken all the same."""
+
+    SMALL_SIDE = "small_side", "a side is shorter than the model's input: the picture is enlarged"
+    NOT_JPEG_OR_PNG = "not_jpeg_or_png", "it can be decoded, but the mobile client sends JPEG or PNG"
+    NAME_DIFFERS = "name_differs", "the ending of the name belongs to another format; the content counts"
+    ALPHA = "alpha", "there is an alpha channel or a transparent colour: it is ignored"
+    ANIMATED = "animated", "there are several pictures: only the first is used"
+    CMYK = "cmyk", "the colours are for print: converted without a colour profile"
+    DEEP = "more_than_8_bits", "more than 8 bits a channel: the lower bits are dropped"
+    ORIENTATION = "exif_orientation", "the picture is stored turned or mirrored; decoding puts it upright"

@@ -6,7 +6,7 @@
  *
  * It carries out contract.json (beside this file), and the golden vectors hold it to that. The resize is written out
  * here because the scaling of a canvas differs between browsers. An ES module without dependencies; the pure functions
- * (centreCrop, linearTaps, resizeLinear, resizeRows, isCutOff) also run in Node.js.
+ * (centreCrop, linearTaps, resizeLinear, resizeRows, isCutOff, withoutMetadata) also run in Node.js.
  */
 
 /** What this client does, in the form that the server compares with its own contract. */
@@ -171,16 +171,50 @@ export async function prepareSquare(photo, size = CONTRACT.target_size) {
  * @returns {boolean} false also for what is no JPEG
  */
 export function isCutOff(file) {
-  if (file[0] !== 0xff || file[1] !== 0xd8) return false;
-  let position = 2; // past the header: a thumbnail in there has an end marker of its own
-  while (file[position] === 0xff && position + 3 < file.length && file[position + 1] !== 0xda) {
-    const isFill = file[position + 1] === 0xff;
-    position += isFill ? 1 : 2 + file[position + 2] * 256 + file[position + 3];
-  }
-  for (let i = position; i + 1 < file.length; i++) {
+  if (!isJpeg(file)) return false;
+  const header = headerSegments(file);
+  let i = header.length > 0 ? header[header.length - 1].end : 2; // a thumbnail in the header has an end marker too
+  for (; i + 1 < file.length; i++) {
     if (file[i] === 0xff && file[i + 1] === 0xd9) return false;
   }
   return true;
+}
+
+/**
+ * A JPEG without EXIF, colour profile and comments, which browsers add of their own accord. The pixels stay.
+ * @param {Uint8Array} file
+ * @returns {Uint8Array}
+ */
+export function withoutMetadata(file) {
+  const isMetadata = (marker) => (marker >= 0xe1 && marker <= 0xef) || marker === 0xfe;
+  const header = headerSegments(file);
+  const parts = header.filter(({ marker }) => !isMetadata(marker)).map(({ start, end }) => file.subarray(start, end));
+  parts.unshift(file.subarray(0, 2));
+  parts.push(file.subarray(header.length > 0 ? header[header.length - 1].end : 2));
+  const output = new Uint8Array(parts.reduce((length, part) => length + part.length, 0));
+  let position = 0;
+  for (const part of parts) {
+    output.set(part, position);
+    position += part.length;
+  }
+  return output;
+}
+
+function isJpeg(file) {
+  return file[0] === 0xff && file[1] === 0xd8;
+}
+
+/** The segments of a JPEG before its pixels (before the start of scan, 0xda). */
+function headerSegments(file) {
+  const segments = [];
+  let start = 2;
+  while (start + 3 < file.length && file[start] === 0xff && file[start + 1] !== 0xda) {
+    const marker = file[start + 1];
+    const end = marker === 0xff ? start + 1 : start + 2 + file[start + 2] * 256 + file[start + 3]; // 0xff fills up
+    segments.push({ marker, start, end });
+    start = end;
+  }
+  return segments;
 }
 
 /** @param {Blob} photo @returns {Promise<ImageBitmap>} upright, without colour conversion */
@@ -220,7 +254,9 @@ function pixelReader(bitmap) {
     if (context === null || context.canvas.width !== width || context.canvas.height !== height) {
       context = newCanvas(width, height).getContext("2d", { willReadFrequently: true, colorSpace: "srgb" });
     }
-    if (context === null) throw new PhotoError("unsupported_browser", "This browser gives no canvas to read pixels with.");
+    if (context === null) {
+      throw new PhotoError("unsupported_browser", "This browser gives no canvas to read pixels with.");
+    }
     context.clearRect(0, 0, width, height);
     context.drawImage(bitmap, left, top, width, height, 0, 0, width, height); // 1 : 1, so nothing is scaled here
     const rgba = context.getImageData(0, 0, width, height).data;
@@ -252,7 +288,9 @@ async function readThroughWebGL(bitmap, left, top, width, height) {
   gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, rgba);
   const failed = gl.getError() !== gl.NO_ERROR;
   gl.getExtension("WEBGL_lose_context")?.loseContext(); // browsers allow a handful of contexts only
-  if (failed) throw new PhotoError("unsupported_browser", "This browser failed to read this transparent picture. Save it as JPEG.");
+  if (failed) {
+    throw new PhotoError("unsupported_browser", "This browser failed to read a transparent picture. Save it as JPEG.");
+  }
   return rgba;
 }
 
@@ -266,7 +304,7 @@ async function encodeJpeg(rgba, size, quality) {
   if (jpeg?.type !== "image/jpeg") {
     throw new PhotoError("encoding_failed", "This browser could not write the picture as JPEG. Try another browser.");
   }
-  return jpeg;
+  return new Blob([withoutMetadata(new Uint8Array(await jpeg.arrayBuffer()))], { type: "image/jpeg" });
 }
 
 function newCanvas(width, height) {

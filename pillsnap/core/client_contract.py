@@ -106,15 +106,19 @@ class ConfigDifference:
     def __str__(self) -> str:
         if self.kind == "missing":
             return f"{self.key}: not published, the contract says {self.expected!r}"
-        shown = reprlib.repr(self.published)
+        shown = _short(self.published)
         if self.kind == "unknown":
-            return f"{reprlib.repr(self.key)}: {shown} is not part of contract {CONTRACT_VERSION}"
+            return f"{_short(self.key)}: {shown} is not part of contract {CONTRACT_VERSION}"
         return f"{self.key}: the client has {shown}, the contract says {self.expected!r}"
 
 
-def check_client_config(
-    published: Mapping[str, Any], contract: ClientContract | None = None
-) -> list[ConfigDifference]:
+def _short(value: Any) -> str:
+    """A value from outside, for a log: never more than 100 characters, control characters escaped."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def check_client_config(published: Mapping[str, Any], contract: ClientContract | None = None) -> list[ConfigDifference]:
     """Compare what a client publishes of itself with the contract; an empty list means that they agree.
 
     Values must have the same JSON type: ``"512"``, ``512.0`` and ``True`` are not 512 or 1. The published values may

@@ -153,14 +153,11 @@ if __name__ == "__main__":
     if found is None:
         raise SystemExit(f"none of {', '.join(NAMES)} is installed")
     made = run_in_browser(found, {})
-    print(f"{'vector':16} {'size':>4}  before JPEG max  mean   decoded JPEG max  mean  same bytes")
+    print(f"{'vector':16} {'size':>4}  before JPEG max  mean   decoded JPEG max  mean")
     for vector in vectors():
         name, golden = vector["name"], FOLDER / "golden"
         square = cv2.imread(str(golden / vector["client"]["square"]))[..., ::-1]
         sent = (golden / vector["client"]["jpeg"]).read_bytes()
         before = difference(made.square(name)[..., :3], square)
         after = difference(decode_rgb(made.jpeg(name)), decode_rgb(sent))
-        print(
-            f"{name:16} {square.shape[0]:4}  {before[0]:15} {before[1]:5.3f}  {after[0]:17} {after[1]:5.3f}"
-            f"  {made.jpeg(name) == sent}"
-        )
+        print(f"{name:16} {square.shape[0]:4}  {before[0]:15} {before[1]:5.3f}  {after[0]:17} {after[1]:5.3f}")

@@ -221,7 +221,9 @@ VECTORS: tuple[Vector, ...] = (
     Vector("imprint", "strokes of one pixel, made smaller", imprint, as_png),
     Vector("gray", "a PNG of one channel", gray, as_png),
     Vector("transparent", "a PNG with alpha 0..255: alpha is ignored", transparent, as_png),
-    Vector("wide_gamut", "a JPEG with a colour profile: the profile is ignored", lambda: scene(96, 120), with_profile, 64),
+    Vector(
+        "wide_gamut", "a JPEG with a colour profile: the profile is ignored", lambda: scene(96, 120), with_profile, 64
+    ),
     Vector("pill_photo", "a rendered phone photo of a pill, JPEG 4:2:0", pill, as_jpeg, 512, 512),
     *(
         Vector(

@@ -47,7 +47,9 @@ def photo_paths(folder: Path, limit: int | None) -> list[Path]:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise click.ClickException(f"{folder}: no picture in there ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return paths[:: max(1, len(paths) // limit)][:limit] if limit else paths
+    if limit is None or limit >= len(paths):
+        return paths
+    return [paths[index] for index in np.linspace(0, len(paths) - 1, limit).astype(int)]
 
 
 def pairs(paths: list[Path], spec: PreprocessingSpec) -> Iterator[Pair]:
@@ -70,7 +72,7 @@ def pairs(paths: list[Path], spec: PreprocessingSpec) -> Iterator[Pair]:
 def pixel_table(figures_N3: NDArray[np.float64]) -> str:
     """Distribution over the photos of each photo's mean, 99th percentile and maximum."""
     lines = ["| per photo, levels | 5 % of photos | median | 95 % of photos | worst |", "|---|---|---|---|---|"]
-    for name, values_N in zip(("mean |Δ|", "p99 |Δ|", "max |Δ|"), figures_N3.T, strict=True):
+    for name, values_N in zip(("mean difference", "99th percentile", "largest difference"), figures_N3.T, strict=True):
         low, middle, high = np.percentile(values_N, (5, 50, 95))
         lines.append(f"| {name} | {low:.2f} | {middle:.2f} | {high:.2f} | {values_N.max():.2f} |")
     return "\n".join(lines)
@@ -104,7 +106,8 @@ def agreement(answers: list[tuple[int, int, float, float]]) -> str:
     confidence, change = (np.asarray([answer[index] for answer in answers]) for index in (2, 3))
     return (
         f"top-1 agreement {100 * np.mean(same):.2f} % ({sum(same)} of {len(same)}), "
-        f"mean |Δ confidence| {confidence.mean():.4f} (95 % of photos under {np.percentile(confidence, 95):.4f}), "
+        f"mean change of the confidence {confidence.mean():.4f} "
+        f"(95 % of photos under {np.percentile(confidence, 95):.4f}), "
         f"largest change of any class's probability {change.max():.3f}"
     )
 

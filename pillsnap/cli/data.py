@@ -47,13 +47,54 @@ data.add_command(diff)
     type=click.FloatRange(0, 1),
     default=0.05,
     show_default=True,
-    help="Largest share of pictures that cannot be used.",
+    help="Largest share of pictures that the audit may quarantine.",
 )
+@click.option(
+    "--min-side", type=click.IntRange(min=1), help="Pixels that a picture's shorter side needs.  [default: 64]"
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    type=click.Choice(["too_small", "too_dark", "too_bright", "blank", "blurred"]),
+    help="Use such pictures all the same, and only note them; repeatable.",
+)
+@click.option(
+    "--studio-layout",
+    type=click.Choice(["auto", "aihub", "folders"]),
+    default="auto",
+    show_default=True,
+    help="How studio pictures are named; folders: their names tell nothing.",
+)
+@click.option(
+    "--real-layout",
+    type=click.Choice(["auto", "capture", "folders"]),
+    default="auto",
+    show_default=True,
+    help="How real photos are named; folders: their names tell nothing.",
+)
+@click.option(
+    "--combinations", is_flag=True, help="Also train on studio pictures of several pills, cut out by their boxes."
+)
+@click.option(
+    "--previous", type=_FOLDER, help="Data set to grow from: its indices and split stay.  [default: the one in --out]"
+)
+@click.option("--fresh", is_flag=True, help="Forget the data set in --out: indices and split are made anew.")
 def prepare(
-    raw: Path | None, drugs: Path | None, studio: Path | None, real: Path | None, config: Path | None, **rest: Any
+    raw: Path | None,
+    drugs: Path | None,
+    studio: Path | None,
+    real: Path | None,
+    config: Path | None,
+    min_side: int | None,
+    allow: tuple[str, ...],
+    **rest: Any,
 ) -> None:
-    """Prepare a data set: link, check, mix 3:7, split by capture group, write the manifest."""
+    """Prepare a data set: link, audit, mix 3:7, split by capture group, write the manifest.
+
+    A data set that is there already grows: no picture changes its split, no drug its index.
+    """
     from pillsnap.core.experiment import ExperimentConfig
+    from pillsnap.data.audit import AuditLimits
     from pillsnap.data.prepare import PrepareRequest
     from pillsnap.data.prepare import prepare as run
     from pillsnap.data.sources import raw_layout
@@ -72,6 +113,7 @@ def prepare(
         real=real,
         preprocessing=experiment.preprocessing,
         augmentation=experiment.augmentation,
+        limits=AuditLimits(allow=frozenset(allow), **({} if min_side is None else {"min_side_px": min_side})),
         **rest,
     )
     started = time.monotonic()
@@ -129,23 +171,28 @@ def render(out: Path, drugs: int, seed: int, studio_per_drug: int, real_per_sitt
 
 
 def _print_result(result: PrepareResult, seconds: float) -> None:
+    from pillsnap.data.coverage import in_words
+
     summary, report = result.manifest.summary, result.report
     click.echo(f"{summary['name']}: {summary['total_images']} images of {summary['num_classes']} drugs")
     for split, counts in summary["splits_by_domain"].items():
         click.echo(f"  {split:5s} {sum(counts.values()):7d}   studio {counts['studio']:7d}   real {counts['real']:7d}")
     click.echo(f"  capture groups: {summary['groups']}, none in two splits")
     _print_some(
-        "short of images or of the 3:7 ratio",
+        "lacking something",
         [
-            f"{kcode}: {mix['real']} real + {mix['studio_used']} studio of {mix['wanted']} wanted"
-            for kcode, mix in report["short_classes"].items()
+            f"{kcode}: {'; '.join([*entry['problems'], *(f'nothing in {split}' for split in entry['empty_splits'])])}"
+            + (f"; photograph next: {in_words(entry['photograph_next'])}" if entry["photograph_next"] else "")
+            for kcode, entry in report["classes"].items()
         ],
     )
-    without = [f"{kcode}: {', '.join(c['missing'])}" for kcode, c in summary["classes"].items() if c["missing"]]
-    _print_some("without images in some split", without)
-    _print_some("dropped as damaged", [f"{path}: {fault}" for path, fault in report["damaged"].items()])
-    _print_some("dropped as copies", [f"{path} = {kept}" for path, kept in report["duplicates"].items()])
+    for code, paths in report["left_out"].items():
+        _print_some(f"quarantined as {code}", [f"{path}: {reason}" for path, reason in paths.items()])
+    for code, paths in report["notes"].items():
+        click.echo(f"  noted, {code}: {len(paths)}")
+    _print_some("dropped as copies", [f"{path} = {kept}" for path, kept in report["duplicate"].items()])
     state = "reused, nothing has changed" if result.reused else "written"
+    click.echo(f"audit: {result.manifest.root / 'audit.html'}")
     click.echo(f"manifest {result.manifest.hash[:16]} {state}: {result.manifest.root} ({seconds:.1f} s)")
 
 
@@ -156,4 +203,4 @@ def _print_some(title: str, lines: list[str]) -> None:
     for line in lines[:_SHOWN]:
         click.echo(f"    {line}")
     if len(lines) > _SHOWN:
-        click.echo(f"    and {len(lines) - _SHOWN} more (report.json, manifest.json)")
+        click.echo(f"    and {len(lines) - _SHOWN} more (report.json)")

@@ -123,6 +123,8 @@ class RunLogger:
 
 def train_step(run: TrackedRun, config: ExperimentConfig, manifest: Manifest, workspace: Path) -> FitResult:
     """Train; parameters, figures, curves and the best checkpoint go to the run."""
+    from pillsnap.data.audit_report import AUDIT_FILE
+    from pillsnap.data.prepare import REPORT_FILE
     from pillsnap.training.curves import draw_learning_curves
     from pillsnap.training.device import Device
     from pillsnap.training.trainer import fit
@@ -131,6 +133,9 @@ def train_step(run: TrackedRun, config: ExperimentConfig, manifest: Manifest, wo
     run.log_config(config.model_dump(mode="json"))
     run.log_text(config.to_yaml(), "experiment.yaml")
     run.log_dataset(manifest)
+    for name in (AUDIT_FILE, REPORT_FILE):
+        if (manifest.root / name).is_file():  # a manifest that was moved here alone is enough to train on
+            run.log_file(manifest.root / name, "data")
     device = Device.choose(config.training.mixed_precision)
     run.set_tags({"pillsnap.kind": "training", "device": str(device)})
     data = load_training_data(config, manifest, workspace)

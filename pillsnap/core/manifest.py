@@ -2,7 +2,8 @@
 
 A manifest is a folder: ``manifest.json`` (the summary of the specification, and the hash of the whole),
 ``rows.parquet`` (one row an image), ``class_mapping.json``, and ``splits.json`` (the paths of each split, for readers
-without Parquet; nothing here reads it back). Paths in it are relative to that folder, with forward slashes. Knows how it is stored and checked; knows nothing of how it was made.
+without Parquet; nothing here reads it back). Paths in it are relative to that folder, with forward slashes. Knows how
+it is stored and checked; knows nothing of how it was made.
 """
 
 from __future__ import annotations

@@ -12,17 +12,12 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pillsnap.core.image_codes import Refusal
 from pillsnap.data.names import Domain
 from pillsnap.data.reading import Reading
 
 QUARANTINE: dict[str, str] = {
-    "empty": "the file has no bytes",
-    "unreadable": "the file cannot be read",
-    "unsupported_format": "not a JPEG, PNG or WebP",
-    "truncated": "the end of the picture is missing",
-    "undecodable": "the picture is damaged",
-    "too_many_bytes": "the file is over the limit",
-    "too_many_pixels": "the picture is over the limit",
+    **{code.value: code.meaning for code in Refusal},
     "too_small": "the shorter side has too few pixels",
     "too_dark": "no part of the picture is bright enough to see anything",
     "too_bright": "no part of the picture is dark enough to see anything",
@@ -30,7 +25,6 @@ QUARANTINE: dict[str, str] = {
     "blurred": "no edge in the picture is sharp",
     "wrong_folder": "named after one drug, lies in the folder of another",
     "label_of_another_drug": "its label names another drug than its folder",
-    "bad_box": "one of several pills, without a box that tells which",
     "duplicate_across_classes": "the same file lies under several drugs: one label is wrong",
     "bridges_splits": "too like pictures of two splits: it would tie training to test",
 }
@@ -43,6 +37,8 @@ NOTES: dict[str, str] = {
     "looks_like_another_class": "hashes like a picture of another drug: a wrong label, or look-alikes",
 }
 """Codes that keep the picture."""
+JUDGEMENTS = ("too_small", "too_dark", "too_bright", "blank", "blurred")
+"""Codes that hang on the limits."""
 _USUAL_SHARE = 0.8
 _ODD_SHARE = 0.01
 
@@ -63,7 +59,7 @@ class AuditLimits(BaseModel):
     sharpness_below: float = Field(default=2.5, ge=0)
     """Blurred where the variance of the Laplacian is lower."""
     allow: frozenset[str] = frozenset()
-    """Codes of this list's judgements that are noted only: too_small, too_dark, too_bright, blank, blurred."""
+    """Those of `JUDGEMENTS` that are noted only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from pillsnap.core.images import decode_rgb, read_image_bytes
 from pillsnap.core.manifest import SPLITS, Manifest
 from pillsnap.data.audit import NOTES, QUARANTINE
 from pillsnap.data.coverage import in_words
-from pillsnap.data.names import DOMAINS
+from pillsnap.data.names import DOMAINS, Domain
 from pillsnap.data.scan import ScanStore
 
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ def write_audit_report(path: Path, manifest: Manifest, report: Mapping[str, Any]
 
 def _with_thumbs(root: Path, findings: Mapping[str, Mapping[str, str]]) -> dict[str, list[_Thumb]]:
     return {
-        code: [
-            _Thumb(path, detail, _thumb(root / path)) for path, detail in list(by_path.items())[:_THUMBS_PER_CODE]
-        ]
+        code: [_Thumb(path, detail, _thumb(root / path)) for path, detail in list(by_path.items())[:_THUMBS_PER_CODE]]
         for code, by_path in findings.items()
     }
 
@@ -161,7 +159,7 @@ def _draw_classes(manifest: Manifest, column: str, values: Iterable[str]) -> Fig
     return figure
 
 
-def _draw_histogram(histogram: Mapping[str, tuple[NDArray[np.float64], NDArray[np.int64]]]) -> Figure:
+def _draw_histogram(histogram: Mapping[Domain, tuple[NDArray[np.float64], NDArray[np.int64]]]) -> Figure:
     figure = _new_figure()
     axes = figure.add_subplot()
     for domain, (edges, counts) in histogram.items():

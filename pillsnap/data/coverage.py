@@ -24,7 +24,12 @@ _CELLS_LISTED = 6
 
 
 def class_coverage(
-    usable: Sequence[Usable], used: Iterable[str], splits: Mapping[str, Split], mix: ClassMix, ratio: float, minimum: int
+    usable: Sequence[Usable],
+    used: Iterable[str],
+    splits: Mapping[str, Split],
+    mix: ClassMix,
+    ratio: float,
+    minimum: int,
 ) -> dict[str, Any]:
     """What is missing of one class: images by domain, whole conditions, splits; and the photos to take next."""
     chosen = frozenset(used)

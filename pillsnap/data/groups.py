@@ -114,7 +114,8 @@ def near_duplicate_links(pictures: Sequence[Usable]) -> Links:
         strict = np.argwhere((by_dhash <= COPY_DHASH_BITS) & (by_phash <= COPY_PHASH_BITS) & ~loose)
         difference = np.abs(thumb_NP[strict[:, 0] + start].astype(np.int16) - thumb_NP[strict[:, 1]])
         copies = strict[difference.mean(axis=1) <= COPY_GREY_LEVELS]
-        found += [np.argwhere(loose) + [start, 0], copies + [start, 0]]
+        offset = np.asarray([start, 0])
+        found += [np.argwhere(loose) + offset, copies + offset]
     links_E2 = np.concatenate(found)
     return np.asarray(links_E2[links_E2[:, 0] < links_E2[:, 1]], np.int64)
 

@@ -43,7 +43,10 @@ _BATCH = 65_536
 @contextmanager
 def writing_ledger(path: Path) -> Iterator[LedgerWriter]:
     """Write a ledger as a whole or not at all; one that says the same is left alone."""
-    with writing_beside(path, keep_same=True) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+    with (
+        writing_beside(path, keep_same=True) as temporary,
+        pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
+    ):
         yield LedgerWriter(writer)
 
 
@@ -110,9 +113,7 @@ class EarlierSplits:
         places = np.searchsorted(self.digests_N, prefixes).clip(max=len(self.digests_N) - 1)
         hits = self.digests_N[places] == prefixes
         return {
-            digest: SPLITS[self.splits_N[place]]
-            for digest, place, hit in zip(wanted, places, hits, strict=True)
-            if hit
+            digest: SPLITS[self.splits_N[place]] for digest, place, hit in zip(wanted, places, hits, strict=True) if hit
         }
 
 

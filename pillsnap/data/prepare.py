@@ -88,9 +88,7 @@ class PrepareRequest:
         """The readers of the trees that are given."""
         opened: dict[Domain, Source] = {}
         if self.studio is not None:
-            opened["studio"] = open_source(
-                self.studio, "studio", self.studio_layout, combinations=self.combinations
-            )
+            opened["studio"] = open_source(self.studio, "studio", self.studio_layout, combinations=self.combinations)
         if self.real is not None:
             opened["real"] = open_source(self.real, "real", self.real_layout)
         return opened
@@ -207,9 +205,7 @@ def _list_all(sources: Mapping[Domain, Source], folders: Folders) -> Iterator[Pi
                 yield from sources[domain].pictures(folder, kcode, f"{LINK_FOLDERS[domain]}/{name}")
 
 
-def _check_no_empty_class(
-    catalog: Catalog, images: Mapping[tuple[str, Domain], int], request: PrepareRequest
-) -> None:
+def _check_no_empty_class(catalog: Catalog, images: Mapping[tuple[str, Domain], int], request: PrepareRequest) -> None:
     filled = {kcode for (kcode, _), count in images.items() if count}
     empty = [f"{drug.kcode} ({drug.drug_name})" for drug in catalog.active if drug.kcode not in filled]
     if empty:
@@ -282,9 +278,7 @@ def _summary(request: PrepareRequest, catalog: Catalog, tally: Tally) -> dict[st
     }
 
 
-def _finish(
-    request: PrepareRequest, manifest: Manifest, report: dict[str, Any], store: ScanStore
-) -> PrepareResult:
+def _finish(request: PrepareRequest, manifest: Manifest, report: dict[str, Any], store: ScanStore) -> PrepareResult:
     reused = _stored_hash(request.out) == manifest.hash
     same_report = _stored_report(request.out) == report
     if not reused:

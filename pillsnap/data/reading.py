@@ -19,7 +19,8 @@ from PIL import Image
 from pillsnap.core.boxes import Box
 from pillsnap.core.errors import DataError, ImageError
 from pillsnap.core.files import sha256_bytes
-from pillsnap.core.images import decode_rgb, read_image_bytes
+from pillsnap.core.image_codes import Refusal
+from pillsnap.core.images import decode_inspected, inspect, read_image_bytes, reduction
 from pillsnap.data.labels import Label, disagreements, parse_label
 from pillsnap.data.names import kcode_of_name
 from pillsnap.data.sources import Picture
@@ -73,8 +74,9 @@ def read_picture(picture: Picture) -> Reading:
         _check_name(picture)
         data = read_image_bytes(picture.source)
         sha256 = sha256_bytes(data)
-        image_HWC_u8 = decode_rgb(data, picture.path)
-        height, width = image_HWC_u8.shape[:2]
+        header = inspect(data, picture.path)
+        width, height = header.upright_size
+        image_HWC_u8 = decode_inspected(data, header, reduction(header, 2 * SMALL_SIDE), picture.path)
         grey_HW_u8 = small_grey(image_HWC_u8)
         label, notes = _read_label(picture)
         box, box_notes = _checked_box(picture, label, width, height)
@@ -138,7 +140,7 @@ def _checked_box(picture: Picture, label: Label | None, width: int, height: int)
     inside = box is not None and box.lies_within(width, height)
     if picture.combination and not inside:
         shown = "it has none" if box is None else f"{tuple(box)} in {width}×{height} px"
-        raise ImageError(f"shows several pills and needs the box of {picture.kcode} ({shown})", "bad_box")
+        raise ImageError(f"shows several pills and needs the box of {picture.kcode} ({shown})", Refusal.BAD_BOX)
     if box is not None and not inside:
         return None, (f"the label's box {tuple(box)} is not within the picture of {width}×{height} px",)
     return (box if picture.combination else None), ()

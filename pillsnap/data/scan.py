@@ -181,7 +181,7 @@ class ScanStore:
         for domain in DOMAINS:
             found = np.fromiter((row[0] for row in self._db.execute(query, (domain,))), np.float32)
             if len(found):
-                values[domain] = np.log10(np.maximum(found, 0.01)) if log else found
+                values[domain] = np.asarray(np.log10(np.maximum(found, 0.01)) if log else found, np.float64)
         if not values:
             return {}
         low, high = min(v.min() for v in values.values()), max(v.max() for v in values.values())

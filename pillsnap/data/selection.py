@@ -33,7 +33,7 @@ class Rules:
     """Share of real photos in a class."""
     minimum: int
     """Images a class needs at least."""
-    limits: AuditLimits = AuditLimits()
+    limits: AuditLimits = field(default_factory=AuditLimits)
     odd_sizes: Mapping[Domain, frozenset[tuple[int, int]]] = field(
         default_factory=lambda: {"studio": frozenset(), "real": frozenset()}
     )
@@ -64,9 +64,7 @@ class Selection:
         return [one for one in self.usable if one.path in self.used]
 
 
-def select(
-    kcode: str, pictures: Sequence[tuple[Picture, Reading]], rules: Rules, earlier: EarlierSplits
-) -> Selection:
+def select(kcode: str, pictures: Sequence[tuple[Picture, Reading]], rules: Rules, earlier: EarlierSplits) -> Selection:
     """Decide about every picture of one class.
 
     Raises:

@@ -23,6 +23,8 @@ WEIGHT_KEY = "training_config.weight"
 _BOX = ("box_x", "box_y", "box_width", "box_height")
 _OWN_KIND = frozenset({"path", "sha256", "kcode", "label", "split", "group"})
 """Columns whose changes have a kind of their own; an index moves with the catalog's."""
+_COUNTED = frozenset({"total_images", "domains", "splits_by_domain", "groups"})
+"""Of the summary."""
 
 
 class Absent(Enum):
@@ -247,7 +249,9 @@ def _drug_changes(old: Drug, new: Drug) -> tuple[FieldChange, ...]:
 
 
 def _settings(summary: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in summary.items() if key not in ("hash", "classes")}
+    """What was chosen (seed, preprocessing, …) first, what was counted last; without what is counted here."""
+    kept = {key: value for key, value in summary.items() if key not in ("hash", "classes", "splits")}
+    return dict(sorted(kept.items(), key=lambda item: item[0] in _COUNTED))
 
 
 class _Rows:

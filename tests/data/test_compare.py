@@ -223,12 +223,14 @@ def test_groups_that_were_cut_or_joined(tmp_path):
 
 
 def test_settings_and_catalog(tmp_path):
-    old = manifest(tmp_path, {}, seed=1, preprocessing={"target_size": 512, "mean": [0.5]}, classes={A: 1})
-    new = manifest(
-        tmp_path, {}, catalog_=catalog(A, C, B), seed=2, preprocessing={"target_size": 384, "mean": [0.5]}, classes={}
-    )
+    counted: dict[str, Any] = {"groups": 1, "splits": {"train": 1}, "classes": {A: 1}}
+    old = manifest(tmp_path, {}, **counted, seed=1, preprocessing={"target_size": 512, "mean": [0.5]})
+    counted = {"groups": 2, "splits": {"train": 2}, "classes": {}}
+    spec = {"target_size": 384, "mean": [0.5]}
+    new = manifest(tmp_path, {}, catalog_=catalog(A, C, B), **counted, seed=2, preprocessing=spec)
     found = compare_manifests(old, new)
-    assert found.summary == (FieldChange("seed", 1, 2), FieldChange("preprocessing.target_size", 512, 384))
+    settings = (FieldChange("seed", 1, 2), FieldChange("preprocessing.target_size", 512, 384))
+    assert found.summary == (*settings, FieldChange("groups", 1, 2))
     assert [(one.kcode, one.new_index) for one in found.catalog.moved] == [(B, 2)]
     assert not found.is_empty
 

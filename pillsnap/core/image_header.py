@@ -133,11 +133,13 @@ def _damaged(what: str) -> ImageError:
 def _read_jpeg(data: bytes) -> ImageHeader:
     frame: tuple[int, int, int, int] | None = None
     orientation = transform = 0
+    progressive = False
     for marker, segment, position in _jpeg_segments(data):
         if marker in _START_OF_FRAME:
             if frame is not None:
                 raise _damaged("it has two frames")
             frame = struct.unpack_from(">BHHB", segment)
+            progressive = marker & 3 == 2
         elif marker == 0xE1 and segment[:6] == b"Exif\0\0" and not orientation:
             orientation = _orientation(segment[6:])
         elif marker == 0xEE and segment[:5] == b"Adobe" and len(segment) >= 12:
@@ -151,9 +153,14 @@ def _read_jpeg(data: bytes) -> ImageHeader:
     if mode is None:
         raise _damaged(f"{channels} channels")
     # What follows the end marker is free: phones append the film of a motion photo there.
+    whole = data.rfind(b"\xff\xd9", start) >= 0
+    scans = 1 if data[start + 4] == channels and not progressive else _count_scans(data, start)
+    return ImageHeader("jpeg", mode, width, height, bit_depth, False, False, orientation or 1, whole, scans)
+
+
+def _count_scans(data: bytes, start: int) -> int:
     end = data.find(b"\xff\xd9", start)
-    scans = data.count(b"\xff\xda", start, end if end >= 0 else len(data))
-    return ImageHeader("jpeg", mode, width, height, bit_depth, False, False, orientation or 1, end >= 0, scans)
+    return data.count(b"\xff\xda", start, end if end >= 0 else len(data))
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:

@@ -150,6 +150,14 @@ def test_a_jpeg_of_very_many_scans_is_refused():
     assert refusal(data[:-2] + last_scan * (MAX_SCANS - scans + 1) + data[-2:]) == "too_many_scans"
 
 
+def test_a_baseline_jpeg_of_very_many_scans_is_refused_too():
+    """A scan of one component out of three may come again and again without the file being progressive."""
+    data = SAMPLES["jpeg"]
+    at = data.index(b"\xff\xda")
+    one_component = b"\xff\xda\0\x08\1\1\0\0\x3f\0" + b"\0" * 8
+    assert refusal(data[:at] + one_component * (MAX_SCANS + 1) + data[-2:]) == "too_many_scans"
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
 def test_reduced_decoding_is_upright_and_in_colour(scale, orientation):

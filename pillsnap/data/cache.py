@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -36,8 +37,8 @@ from pillsnap.data.row_file import DATA_FILE, ORIGIN_BYTES, ORIGIN_FILE, Indices
 
 KEY_FILE = "cache.json"
 CACHE_VERSION = 2
-RECORD_BYTES = 64 * 2**20
-"""So much is written before it is recorded as done: what a killed build loses at most."""
+RECORD_SECONDS = 2.0
+"""So often what is written is recorded as done: a killed build loses the work of about so long."""
 _SPARE_BYTES = 256 * 2**20
 """Disk space that is left free."""
 _BOX = ("box_x", "box_y", "box_width", "box_height")
@@ -228,7 +229,7 @@ class _Build:
             pending.clear()  # first: what cannot be flushed is never recorded
             store.record(done, origin_N32[done])
 
-        every = max(RECORD_BYTES // self._row_bytes, 1)
+        recorded = time.monotonic()
         items = cast(Sequence[int], rows)  # as an array: a list of millions of rows would be far larger
         written = map_in_order(write, items, self._workers, stage, self._progress)
         try:
@@ -236,8 +237,9 @@ class _Build:
             with closing(cast(Generator[int, None, None], written)) as rows_written:
                 for row in rows_written:
                     pending.append(row)
-                    if len(pending) >= every:
+                    if time.monotonic() - recorded >= RECORD_SECONDS:
                         record()
+                        recorded = time.monotonic()
         finally:  # also after an error or Ctrl-C
             if pending:
                 record()

@@ -24,8 +24,6 @@ from pillsnap.data.row_file import DATA_FILE, ORIGIN_FILE
 
 SPEC = PreprocessingSpec(target_size=24)
 IMAGES = 46
-EVERY = 5
-"""Rows that are recorded at once in the tests that interrupt."""
 
 
 @pytest.fixture
@@ -182,9 +180,9 @@ from pillsnap.core.manifest import Manifest
 from pillsnap.core.preprocessing import InferencePreprocessor, PreprocessingSpec
 from pillsnap.data import cache
 
-root, folder, moment, every = sys.argv[1:]
+root, folder, moment = sys.argv[1:]
 spec = PreprocessingSpec(target_size=24)
-cache.RECORD_BYTES = int(every) * 24 * 24 * 3
+cache.RECORD_SECONDS = 0
 prepared = []
 prepare = InferencePreprocessor.prepare_for_model
 InferencePreprocessor.prepare_for_model = lambda *args: prepared.append(0) or prepare(*args)
@@ -222,7 +220,7 @@ print("prepared", len(prepared), flush=True)
 
 
 def start(manifest, folder, moment=""):
-    command = [sys.executable, "-c", CHILD, str(manifest.root), str(folder), moment, str(EVERY)]
+    command = [sys.executable, "-c", CHILD, str(manifest.root), str(folder), moment]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -236,9 +234,9 @@ def kill_at(manifest, folder, moment):
 @pytest.mark.parametrize(
     ("moment", "left"),
     [
-        ("preparing", IMAGES - 15),
+        ("preparing", IMAGES - 19),
         ("half a row is written", None),
-        ("rows are written and not recorded", IMAGES - 10),
+        ("rows are written and not recorded", IMAGES - 2),
         ("all is done but the name", 0),
     ],
 )
@@ -256,13 +254,13 @@ def test_a_killed_build_goes_on_where_it_stopped(manifest, tmp_path, prepared, m
 
 
 def test_a_build_that_is_killed_again_and_again_still_ends(manifest, tmp_path, prepared):
-    """Each time 20 more are prepared, of which 15 are recorded."""
+    """Each time 20 more are prepared, of which 19 are recorded."""
     whole = build(manifest, tmp_path / "undisturbed").images_NHWC_u8
     kill_at(manifest, tmp_path / "cache", "preparing")
     kill_at(manifest, tmp_path / "cache", "preparing")
     prepared.clear()
     np.testing.assert_array_equal(build(manifest, tmp_path / "cache").images_NHWC_u8, whole)
-    assert len(prepared) == IMAGES - 30
+    assert len(prepared) == IMAGES - 38
 
 
 def test_a_killed_copy_goes_on_and_copies_from_an_interrupted_cache(manifest, tmp_path, prepared):
@@ -276,8 +274,8 @@ def test_a_killed_copy_goes_on_and_copies_from_an_interrupted_cache(manifest, tm
     assert prepared == []
     part = f".{cache_folder(manifest, SPEC, folder).name}.part"
     assert stages == {
-        "kept from the interrupted build": 15,
-        f"copying images from {part}": IMAGES - 16,
+        "kept from the interrupted build": 19,
+        f"copying images from {part}": IMAGES - 20,
         "preparing images": 1,
     }
     for row in range(1, IMAGES):
@@ -372,7 +370,6 @@ def test_too_little_room_is_said_before_it_starts(manifest, tmp_path, monkeypatc
 
 
 def test_a_disk_that_fills_up_meanwhile_loses_nothing(manifest, tmp_path, monkeypatch, prepared):
-    monkeypatch.setattr(cache_module, "RECORD_BYTES", EVERY * 24 * 24 * 3)
     calls = itertools.count(1)
     write = os.pwrite
 
@@ -390,6 +387,15 @@ def test_a_disk_that_fills_up_meanwhile_loses_nothing(manifest, tmp_path, monkey
     assert len(prepared) == IMAGES - 20
     for row in range(IMAGES):
         np.testing.assert_array_equal(images[row], expected_row(manifest, row))
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(0, IMAGES), (1000, 1)])
+def test_rows_are_recorded_now_and_then_and_at_the_end(manifest, tmp_path, monkeypatch, seconds, times):
+    monkeypatch.setattr(cache_module, "RECORD_SECONDS", seconds)
+    synced = []
+    monkeypatch.setattr("os.fdatasync", synced.append)
+    build(manifest, tmp_path / "cache")
+    assert len(synced) == times
 
 
 def test_ctrl_c_keeps_what_is_done(manifest, tmp_path, prepared):

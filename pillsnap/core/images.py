@@ -58,6 +58,12 @@ _READ_FLAGS = {
     4: _AS_STORED | cv2.IMREAD_REDUCED_GRAYSCALE_4,
     8: _AS_STORED | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
+_GREY_FLAGS = {
+    1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_IGNORE_ORIENTATION,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_IGNORE_ORIENTATION,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION,
+}
 _UPRIGHT: dict[int, Callable[[Any], Any]] = {
     2: lambda image: cv2.flip(image, 1),
     3: lambda image: cv2.rotate(image, cv2.ROTATE_180),
@@ -124,13 +130,25 @@ def decode_rgb(data: bytes, name: str = "image", keep_side: int | None = None) -
 
 def decode_inspected(data: bytes, header: ImageHeader, scale: int, name: str = "image") -> NDArray[np.uint8]:
     """Decode what `inspect` has let through, at 1/``scale`` (1, 2, 4, 8). Raises ImageError (``undecodable``)."""
+    height, width = -(-header.height // scale), -(-header.width // scale)
+    return _decode(data, header, _READ_FLAGS[scale], (height, width, 3), name)
+
+
+def decode_grey(data: bytes, header: ImageHeader, scale: int, name: str = "image") -> NDArray[np.uint8]:
+    """As `decode_inspected`, but ``grey_HW_u8``: half the time for a JPEG, whose colour is never made."""
+    if header.mode in ("cmyk", "ycck"):  # libjpeg makes no grey of these
+        return np.asarray(cv2.cvtColor(decode_inspected(data, header, scale, name), cv2.COLOR_RGB2GRAY), np.uint8)
+    height, width = -(-header.height // scale), -(-header.width // scale)
+    return _decode(data, header, _GREY_FLAGS[scale], (height, width), name)
+
+
+def _decode(data: bytes, header: ImageHeader, flags: int, shape: tuple[int, ...], name: str) -> NDArray[np.uint8]:
     plain = bare_png(data) if header.format == "png" else data
     try:
-        image: Any = cv2.imdecode(np.frombuffer(plain, np.uint8), _READ_FLAGS[scale])
+        image: Any = cv2.imdecode(np.frombuffer(plain, np.uint8), flags)
     except cv2.error as error:
         raise ImageError(f"{name}: cannot be decoded ({error.err or 'damaged'})", Refusal.UNDECODABLE) from error
-    expected = -(-header.height // scale), -(-header.width // scale), 3
-    if image is None or image.shape != expected or image.dtype != np.uint8:
+    if image is None or image.shape != shape or image.dtype != np.uint8:
         raise ImageError(f"{name}: cannot be decoded (damaged); copy or take it again", Refusal.UNDECODABLE)
     turn = _UPRIGHT.get(header.orientation)
     return np.asarray(image if turn is None else turn(image), np.uint8)

@@ -20,7 +20,7 @@ from pillsnap.core.boxes import Box
 from pillsnap.core.errors import DataError, ImageError
 from pillsnap.core.files import sha256_bytes
 from pillsnap.core.image_codes import Refusal
-from pillsnap.core.images import decode_inspected, inspect, read_image_bytes, reduction
+from pillsnap.core.images import decode_grey, inspect, read_image_bytes, reduction
 from pillsnap.data.labels import Label, disagreements, parse_label
 from pillsnap.data.names import kcode_of_name
 from pillsnap.data.sources import Picture
@@ -28,9 +28,10 @@ from pillsnap.data.sources import Picture
 READER_VERSION = 1
 """Another number makes every picture be read again."""
 SMALL_SIDE = 256
-"""Pixels per side of the grey picture that figures and hashes are taken from."""
+"""Pixels per side of the grey picture that the figures are taken from."""
+HASHED_SIDE = 64
 THUMB_SIDE = 16
-_TAIL_PERCENT = 0.1
+_TAIL = 0.001
 
 
 class Figures(NamedTuple):
@@ -76,8 +77,7 @@ def read_picture(picture: Picture) -> Reading:
         sha256 = sha256_bytes(data)
         header = inspect(data, picture.path)
         width, height = header.upright_size
-        image_HWC_u8 = decode_inspected(data, header, reduction(header, 2 * SMALL_SIDE), picture.path)
-        grey_HW_u8 = small_grey(image_HWC_u8)
+        grey_HW_u8 = small_grey(decode_grey(data, header, reduction(header, 2 * SMALL_SIDE), picture.path))
         label, notes = _read_label(picture)
         box, box_notes = _checked_box(picture, label, width, height)
     except ImageError as error:
@@ -89,23 +89,27 @@ def read_picture(picture: Picture) -> Reading:
     return Reading(picture.path, sha256, width, height, dhash, phash, thumb, figures, box, notes + box_notes)
 
 
-def small_grey(image_rgb_HWC_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """``grey_HW_u8`` of 256 × 256, the whole picture."""
-    small = cv2.resize(image_rgb_HWC_u8, (SMALL_SIDE, SMALL_SIDE), interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
+def small_grey(grey_HW_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The whole picture at 256 × 256."""
+    return np.asarray(cv2.resize(grey_HW_u8, (SMALL_SIDE, SMALL_SIDE), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def perceptual_hashes(grey_HW_u8: NDArray[np.uint8]) -> tuple[str, str]:
-    """dHash and pHash (64 bits each, as hexadecimal digits), by the library imagehash."""
-    image = Image.fromarray(grey_HW_u8)
+    """dHash and pHash (64 bits each, as hexadecimal digits), by the library imagehash.
+
+    It shrinks what it gets to 9 × 8 and 32 × 32; from 64 × 64 that takes a quarter of the time of 256 × 256, and
+    finds the same sittings.
+    """
+    image = Image.fromarray(cv2.resize(grey_HW_u8, (HASHED_SIDE, HASHED_SIDE), interpolation=cv2.INTER_AREA))
     return str(imagehash.dhash(image)), str(imagehash.phash(image))
 
 
 def measure(grey_HW_u8: NDArray[np.uint8]) -> Figures:
     """The figures of a grey picture."""
-    darkest, brightest = np.percentile(grey_HW_u8, [_TAIL_PERCENT, 100 - _TAIL_PERCENT])
-    sharpness = cv2.Laplacian(grey_HW_u8, cv2.CV_32F).var()
-    return Figures(float(darkest), float(brightest), float(grey_HW_u8.mean()), float(sharpness))
+    share_of_darker = np.bincount(grey_HW_u8.ravel(), minlength=256).cumsum() / grey_HW_u8.size
+    darkest, brightest = np.searchsorted(share_of_darker, [_TAIL, 1 - _TAIL])
+    _, deviation = cv2.meanStdDev(cv2.Laplacian(grey_HW_u8, cv2.CV_16S))
+    return Figures(float(darkest), float(brightest), float(cv2.mean(grey_HW_u8)[0]), float(deviation[0, 0] ** 2))
 
 
 def _check_name(picture: Picture) -> None:

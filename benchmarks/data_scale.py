@@ -3,7 +3,7 @@
     python benchmarks/data_scale.py --sizes 1000 10000 100000
 
 Makes trees of real photos (JPEG, varied copies of rendered ones, 100 drugs, names of the capture protocol), prepares
-each in a process of its own, and again with nothing changed. In the same run, and in turns, it reads the same files with
+each in a process of its own, and again with nothing changed. In the same run, in turns, it reads the same files with
 `cv2.imread` and a resize to 512 px, and as the scan does (digest, decoding, hashes, figures of the audit), on one core;
 also studio PNGs of 976 × 1280 and photos of 12 megapixels. Legend: H height, W width, C channel.
 """

@@ -59,7 +59,7 @@ class _Steps:
     help="Experiment file.",
 )
 @click.option("--overrides", default="", help="Several KEY=VALUE for the experiment, separated by blanks.")
-@click.option("--studio-per-drug", type=int, default=36, show_default=True, help="Studio pictures a drug.")
+@click.option("--studio-per-drug", type=int, default=42, show_default=True, help="Studio pictures a drug.")
 def demo(workspace: Path, seed: int, drugs: int, config_file: Path, overrides: str, studio_per_drug: int) -> None:
     """Run the whole journey: render, prepare, tune, train, export, evaluate, gate, register, promote, identify."""
     if not Path("MLproject").is_file():

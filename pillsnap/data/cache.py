@@ -26,10 +26,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pillsnap.core.boxes import MARGIN, Box, crop_to_box
-from pillsnap.core.errors import DataError, ImageError
+from pillsnap.core.boxes import MARGIN, Box
+from pillsnap.core.errors import DataError
 from pillsnap.core.files import read_json, write_json
-from pillsnap.core.images import decode_rgb
 from pillsnap.core.manifest import Manifest
 from pillsnap.core.preprocessing import InferencePreprocessor, PreprocessingSpec
 from pillsnap.data.parallel import Progress, map_in_order, no_progress
@@ -249,19 +248,8 @@ class _Build:
         path, sha256, *sides = (self._manifest.rows[name][row].as_py() for name in ("path", "sha256", *_BOX))
         data = self._manifest.read_image(path, sha256)
         name = str(self._manifest.root / path)
-        if sides[0] is None:
-            image_HWC_u8 = self._preprocessor.prepare_for_model(data, name)[0]
-        else:
-            part_HWC_u8 = _cut_out(decode_rgb(data, name), Box(*sides), name)
-            image_HWC_u8 = self._preprocessor.preprocessor.to_model_input(part_HWC_u8)
-        return np.ascontiguousarray(image_HWC_u8).data
-
-
-def _cut_out(image_HWC_u8: NDArray[np.uint8], box: Box, name: str) -> NDArray[np.uint8]:
-    try:
-        return crop_to_box(image_HWC_u8, box)
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}; prepare the data again", error.code) from error
+        box = None if sides[0] is None else Box(*sides)
+        return np.ascontiguousarray(self._preprocessor.prepare_for_model(data, name, box)[0]).data
 
 
 def _origins(manifest: Manifest) -> Origins:

@@ -63,8 +63,8 @@ class DemoSpec:
 
     drugs: int = 100
     seed: int = 0
-    studio_per_drug: int = 36
-    real_rotations_per_sitting: int = 2
+    studio_per_drug: int = 42
+    real_rotations_per_sitting: int = 3
     workers: int | None = None
 
     def __post_init__(self) -> None:

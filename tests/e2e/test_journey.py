@@ -76,6 +76,7 @@ def test_what_the_demo_left_in_mlflow(journey: tuple[int, str], site: Any, tmp_p
     assert data.dataset.digest == manifest.hash[:36]
 
     assert {"experiment.yaml", "learning_curves.png"} <= artifacts_of(store, training, "")
+    assert artifacts_of(store, training, "data") == {"data/audit.html", "data/report.json"}
     assert any(path.endswith(".pt") for path in artifacts_of(store, training, "checkpoints"))
     evaluation = artifacts_of(store, training, "evaluation")
     assert {"evaluation/evidence.json", "evaluation/report.md"} <= evaluation

@@ -15,6 +15,41 @@ def test_results_come_in_order():
     assert states[-1] == ("squares", 500, 500)
 
 
+def test_items_are_taken_as_needed():
+    taken = []
+
+    def items():
+        for item in range(10_000):
+            taken.append(item)
+            yield item
+
+    totals = set()
+    results = map_in_order(abs, items(), 2, "work", lambda stage, done, total: totals.add(total), total=10_000)
+    assert next(results) == 0
+    assert len(taken) < 100
+    for done, _ in enumerate(results, start=2):
+        assert len(taken) < done + 100
+    assert len(taken) == 10_000
+    assert totals == {10_000}
+
+
+def test_an_error_of_the_items_themselves_ends_it():
+    def items():
+        yield 1
+        raise OSError("cannot be listed")
+
+    with pytest.raises(OSError, match="cannot be listed"):
+        list(map_in_order(abs, items(), 2, "work", no_progress))
+
+
+def test_one_that_is_left_early_leaves_no_thread():
+    threads = threading.active_count()
+    results = map_in_order(abs, list(range(100_000)), 2, "work", no_progress)
+    next(results)
+    results.close()
+    assert threading.active_count() == threads
+
+
 def test_nothing_to_do():
     assert list(map_in_order(str, [], 2, "none", no_progress)) == []
 

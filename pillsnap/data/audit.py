@@ -88,8 +88,8 @@ def judge(reading: Reading, limits: AuditLimits) -> Iterator[Finding]:
         return
     for code, detail in _judgements(reading, limits):
         yield Finding(reading.path, code, detail, code not in limits.allow)
-    for note in reading.notes:
-        yield Finding(reading.path, "label_disagrees", note, False)
+    if reading.notes:
+        yield Finding(reading.path, "label_disagrees", "; ".join(reading.notes), False)
 
 
 def odd_sizes(sizes: Mapping[tuple[int, int], int]) -> frozenset[tuple[int, int]]:

@@ -70,7 +70,8 @@ def test_a_fault_is_a_finding_by_itself():
 
 
 def test_notes_of_the_label_keep_the_picture():
-    assert codes(reading(notes=("one", "two"))) == [("label_disagrees", False)] * 2
+    (finding,) = judge(reading(notes=("one", "two")), LIMITS)
+    assert finding == Finding("a.jpg", "label_disagrees", "one; two", False)
 
 
 def test_only_judgements_can_be_allowed():

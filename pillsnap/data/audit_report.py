@@ -148,6 +148,8 @@ def _new_figure() -> Figure:
 
 
 def _draw_classes(manifest: Manifest, column: str, values: Iterable[str]) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
     figure = _new_figure()
     axes = figure.add_subplot()
     label_N = manifest.labels(manifest.rows)
@@ -158,7 +160,7 @@ def _draw_classes(manifest: Manifest, column: str, values: Iterable[str]) -> Fig
         count_K = np.bincount(label_N[value_N == value], minlength=classes)
         axes.bar(np.arange(classes), count_K, width=1.0, bottom=bottom_K, label=value, color=_COLORS[value])
         bottom_K += count_K
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("class index")
     axes.set_ylabel("images")
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper right")

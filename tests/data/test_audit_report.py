@@ -1,6 +1,9 @@
 import base64
 import json
+import runpy
 from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,6 +16,7 @@ from pillsnap.data.audit_report import AUDIT_FILE, write_audit_report
 from pillsnap.data.prepare import prepare
 from pillsnap.data.scan import SCAN_FILE, ScanStore
 
+trees = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("trees.py"))))
 EVIL = '<script>alert("1")</script> & 타이레놀정500mg'
 
 
@@ -109,6 +113,24 @@ def test_a_studio_picture_and_a_real_photo_of_each_class(built, page):
     shown = {path.rpartition("/")[0] for path, _ in page.images if "/" in path}
     for kcode in built.manifest.catalog.kcodes:
         assert {f"studio/{kcode}", f"real_photos/{kcode}"} <= shown
+
+
+def test_of_several_pills_only_the_one_in_the_box_is_shown(tiny, tmp_path):
+    kcodes = ("K-000059", "K-010224")
+    for number in range(12):
+        stem = trees.name(trees.COMBINATION, rotation=20 * number)
+        image_HWC_u8 = cv2.imdecode(np.frombuffer(trees.picture_bytes(stem), np.uint8), cv2.IMREAD_COLOR)
+        image_HWC_u8[4:44, 4:44] = (0, 0, 255)
+        image_HWC_u8[64:104, 50:90] = (255, 0, 0)
+        boxes = dict(zip(kcodes, ([8, 8, 32, 32], [54, 68, 32, 32]), strict=True))
+        assert cv2.imwrite(str(trees.combined(tmp_path / "studio", stem, boxes)), image_HWC_u8)
+    tiny.drug_list(tmp_path / "drugs.json", kcodes)
+    limits = AuditLimits(min_side_px=16)
+    request = tiny.request(tmp_path, tmp_path / "out", real=None, combinations=True, minimum=1, limits=limits)
+    page = Page((prepare(request).manifest.root / AUDIT_FILE).read_text(encoding="utf-8"))
+    shown = {path.split("/")[1]: pixels(source) for path, source in page.images if "/" in path}
+    for kcode, color in zip(kcodes, ((255, 0, 0), (0, 0, 255)), strict=True):
+        assert np.abs(shown[kcode].astype(int) - color).max() < 20
 
 
 def test_the_numbers(built, page):

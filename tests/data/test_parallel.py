@@ -1,4 +1,5 @@
 import threading
+import time
 
 import cv2
 import pytest
@@ -43,11 +44,29 @@ def test_an_error_of_the_items_themselves_ends_it():
 
 
 def test_one_that_is_left_early_leaves_no_thread():
+    done = []
+
+    def work(item):
+        if item:
+            time.sleep(0.01)
+        done.append(item)
+
     threads = threading.active_count()
-    results = map_in_order(abs, list(range(100_000)), 2, "work", no_progress)
+    results = map_in_order(work, list(range(100_000)), 2, "work", no_progress)
     next(results)
     results.close()
     assert threading.active_count() == threads
+    assert len(done) < 40  # of the 64 that wait
+
+
+def test_opencv_does_not_fight_with_the_workers():
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        assert set(map_in_order(lambda _: cv2.getNumThreads(), range(9), 2, "work", no_progress)) == {1}
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_nothing_to_do():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +34,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AUDIT_FILE = "audit.html"
-_THUMB_PX = 96
+_THUMB_PX = 128
 _THUMBS_PER_CODE = 12
 _CLASSES_SHOWN = 200
+_LISTED = 500
+"""Notes and copies whose paths are listed at most; what is quarantined is listed wholly."""
+_SIZES_SHOWN = 5
 _COLORS = {"train": "#4c78a8", "val": "#f2a541", "test": "#c0504d", "studio": "#8a8f98", "real": "#3a8f6b"}
 
 
@@ -70,7 +74,9 @@ def write_audit_report(path: Path, manifest: Manifest, report: Mapping[str, Any]
         left_out=_with_thumbs(root, report["left_out"]),
         notes=_with_thumbs(root, report["notes"]),
         plans={kcode: in_words(entry["photograph_next"]) for kcode, entry in report["classes"].items()},
+        listed=_LISTED,
         charts=_charts(manifest, store),
+        sizes={domain: Counter(sizes).most_common(_SIZES_SHOWN) for domain, sizes in store.usual_sizes().items()},
         classes=_class_thumbs(manifest),
         classes_in_all=len(manifest.catalog.active),
     )
@@ -109,7 +115,8 @@ def _box(row: Mapping[str, Any]) -> Box | None:
 
 def _thumb(path: Path, box: Box | None = None) -> str:
     try:
-        image_HWC_u8 = decode_rgb(read_image_bytes(path), str(path))
+        # Only a whole picture is decoded at less than its size: the box counts its pixels.
+        image_HWC_u8 = decode_rgb(read_image_bytes(path), str(path), None if box else _THUMB_PX)
         if box is not None:
             image_HWC_u8 = crop_to_box(image_HWC_u8, box)
     except ImageError:
@@ -126,10 +133,10 @@ def _charts(manifest: Manifest, store: ScanStore) -> list[tuple[str, str]]:
     return [
         ("Images a class, by split", _png(_draw_classes(manifest, "split", SPLITS))),
         ("Images a class, by domain", _png(_draw_classes(manifest, "domain", DOMAINS))),
-        ("Mean brightness of all pictures found (0 to 255)", _png(_draw_histogram(store.figure_histogram("mean")))),
+        ("Brightness", _png(_draw_histogram(store.figure_histogram("mean"), "mean grey level, 0 to 255"))),
         (
-            "Sharpness of all pictures found (decimal logarithm of the variance of the Laplacian)",
-            _png(_draw_histogram(store.figure_histogram("sharpness", log=True))),
+            "Sharpness",
+            _png(_draw_histogram(store.figure_histogram("sharpness", log=True), "log10 of the Laplacian's variance")),
         ),
     ]
 
@@ -137,10 +144,12 @@ def _charts(manifest: Manifest, store: ScanStore) -> list[tuple[str, str]]:
 def _new_figure() -> Figure:
     from matplotlib.figure import Figure  # slow to import, and needed only here
 
-    return Figure(figsize=(7.2, 2.4), layout="constrained")
+    return Figure(figsize=(5.6, 2.4), layout="constrained")
 
 
 def _draw_classes(manifest: Manifest, column: str, values: Iterable[str]) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
     figure = _new_figure()
     axes = figure.add_subplot()
     label_N = manifest.labels(manifest.rows)
@@ -151,6 +160,7 @@ def _draw_classes(manifest: Manifest, column: str, values: Iterable[str]) -> Fig
         count_K = np.bincount(label_N[value_N == value], minlength=classes)
         axes.bar(np.arange(classes), count_K, width=1.0, bottom=bottom_K, label=value, color=_COLORS[value])
         bottom_K += count_K
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("class index")
     axes.set_ylabel("images")
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper right")
@@ -159,11 +169,12 @@ def _draw_classes(manifest: Manifest, column: str, values: Iterable[str]) -> Fig
     return figure
 
 
-def _draw_histogram(histogram: Mapping[Domain, tuple[NDArray[np.float64], NDArray[np.int64]]]) -> Figure:
+def _draw_histogram(histogram: Mapping[Domain, tuple[NDArray[np.float64], NDArray[np.int64]]], label: str) -> Figure:
     figure = _new_figure()
     axes = figure.add_subplot()
     for domain, (edges, counts) in histogram.items():
         axes.stairs(counts, edges, label=domain, color=_COLORS[domain], fill=True, alpha=0.6)
+    axes.set_xlabel(label)
     axes.set_ylabel("pictures")
     axes.legend(frameon=False, fontsize=8)
     return figure
@@ -171,7 +182,9 @@ def _draw_histogram(histogram: Mapping[Domain, tuple[NDArray[np.float64], NDArra
 
 def _png(figure: Figure) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return _data_url("image/png", buffer.getvalue())
 
 

@@ -7,12 +7,11 @@ copy the elevations disagreed in 1,000 of 5,612 labels, and the names were right
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from pillsnap.core.boxes import Box
-from pillsnap.core.catalog import normalize_kcode
+from pillsnap.core.catalog import edi_codes, normalize_kcode
 from pillsnap.core.errors import CatalogError, DataError
 from pillsnap.data.names import Condition
 
@@ -28,7 +27,7 @@ class Label:
     elevation: int | None
     rotation: int | None
     edi_codes: tuple[str, ...] = ()
-    """The field can hold several, separated by commas."""
+    """Insurance codes: the field can hold several, separated by commas. Empty where it holds anything else."""
 
 
 def parse_label(text: str | bytes) -> Label:
@@ -43,15 +42,14 @@ def parse_label(text: str | bytes) -> Label:
         annotations = document.get("annotations", [])
         boxes = [annotation["bbox"] for annotation in annotations if annotation.get("bbox")]
         kcode = _kcode(image)
-        codes = str(image.get("di_edi_code") or "")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"is not a label of the studio data set ({type(error).__name__}: {error})") from error
     return Label(
         kcode,
         _box(boxes[0]) if len(boxes) == 1 else None,
         _whole(image.get("camera_la")),
         _whole(image.get("camera_lo")),
-        tuple(code for code in re.split(r"[,\s]+", codes) if code),
+        _edi_codes(image.get("di_edi_code")),
     )
 
 
@@ -78,17 +76,26 @@ def _kcode(image: dict[str, Any]) -> str | None:
     return None
 
 
-def _box(values: Any) -> Box | None:
+def _edi_codes(value: Any) -> tuple[str, ...]:
     try:
-        x, y, width, height = (round(float(value)) for value in values)
+        return edi_codes(value)
+    except CatalogError:
+        return ()
+
+
+def _box(values: Any) -> Box | None:
+    """The corners are rounded, not the sides: a box that ends at the picture's edge still does."""
+    try:
+        x, y, width, height = (float(value) for value in values)
+        left, top, right, bottom = round(x), round(y), round(x + width), round(y + height)
     except (TypeError, ValueError, OverflowError):
         return None
-    return Box(x, y, width, height)
+    return Box(left, top, right - left, bottom - top)
 
 
 def _whole(value: Any) -> int | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return int(number) if number.is_integer() else None

@@ -28,7 +28,7 @@ _FIELDS: dict[Domain, tuple[str, ...]] = {
 }
 _SIDES = {"0": 0, "1": 1, "front": 0, "back": 1}
 _LARGEST = {"background": 99, "light": 99, "elevation": 90, "rotation": 359}
-_COMBINATION = re.compile(r"^K-?\d{6}(?:-\d{6})+$", re.IGNORECASE)
+_COMBINATION = re.compile(r"K-?[0-9]{6}(?:-[0-9]{6})+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def kcode_of_name(name: str) -> str | None:
 
 def combination_kcodes(text: str) -> tuple[str, ...]:
     """The K-CODEs of a combination (``K-001900-010224-…``), or none where ``text`` is not one."""
-    if _COMBINATION.match(text) is None:
+    if _COMBINATION.fullmatch(text) is None:
         return ()
     return tuple(normalize_kcode(digits) for digits in text[1:].lstrip("-").split("-"))
 

@@ -22,7 +22,7 @@ from pillsnap.core.files import sha256_bytes
 from pillsnap.core.image_codes import Refusal
 from pillsnap.core.images import decode_grey, inspect, read_image_bytes, reduction
 from pillsnap.data.labels import Label, disagreements, parse_label
-from pillsnap.data.names import kcode_of_name
+from pillsnap.data.names import combination_kcodes, kcode_of_name
 from pillsnap.data.sources import Picture
 
 READER_VERSION = 1
@@ -113,10 +113,15 @@ def measure(grey_HW_u8: NDArray[np.uint8]) -> Figures:
 
 
 def _check_name(picture: Picture) -> None:
-    named = kcode_of_name(os.path.basename(picture.path))
-    if named is not None and named != picture.kcode and not picture.combination:
+    if picture.combination or not picture.named:
+        return
+    base = os.path.basename(picture.path)
+    shown = combination_kcodes(base.split("_")[0]) or (kcode_of_name(base),)
+    if shown not in ((picture.kcode,), (None,)):
         raise ImageError(
-            f"is named after {named} but lies in the folder of {picture.kcode}; put it where it belongs", "wrong_folder"
+            f"is named after {' and '.join(map(str, shown))} but lies in the folder of {picture.kcode}; put it where "
+            "it belongs",
+            "wrong_folder",
         )
 
 
@@ -128,7 +133,9 @@ def _read_label(picture: Picture) -> tuple[Label | None, tuple[str, ...]]:
     except DataError as error:
         return None, (f"{picture.label.name}: {error}",)
     except OSError as error:
-        return None, (f"{picture.label.name}: cannot be read ({error.strerror or error})",)
+        raise ImageError(
+            f"its label {picture.label} cannot be read ({error.strerror or error})", Refusal.UNREADABLE
+        ) from error
     if label.kcode is not None and label.kcode != picture.kcode:
         raise ImageError(
             f"lies in the folder of {picture.kcode}, its label {picture.label.name} says {label.kcode}; "

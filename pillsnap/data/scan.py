@@ -3,7 +3,7 @@
 Pictures stream through it: neither the list nor the readings of a large tree are ever in memory at once. Results are
 committed as they come, so a scan that is killed goes on where it stopped. A file counts as unchanged while its size,
 its time of change and the time of change of its inode stay the same (a copy that forges the first two has another of
-the last). Knows single pictures; knows nothing of groups, mixtures or splits.
+the last), wherever the tree is mounted. Knows single pictures; knows nothing of groups, mixtures or splits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from pillsnap.core.boxes import Box
 from pillsnap.core.errors import DataError
+from pillsnap.core.image_codes import Refusal
 from pillsnap.data.names import DOMAINS, Domain, parse_condition
 from pillsnap.data.parallel import Progress, map_in_order
 from pillsnap.data.reading import READER_VERSION, Figures, Reading, read_picture
@@ -33,13 +33,40 @@ _log = logging.getLogger(__name__)
 SCAN_FILE = "scan.db"
 _CHUNK = 1000
 _COMMIT_S = 1.0
-_COLUMNS = (
-    "path", "source", "kcode", "domain", "named", "combination", "label", "stamp", "read_stamp", "sha256", "width",
-    "height", "dhash", "phash", "thumb", "darkest", "brightest", "mean", "sharpness", "box", "notes", "fault_code",
-    "fault",
-)  # fmt: skip
-_LISTED = _COLUMNS[:8]
-_READ = _COLUMNS[8:]
+_BUSY_S = 5.0
+_LISTED = {
+    "path": "TEXT PRIMARY KEY",
+    "source": "TEXT",
+    "kcode": "TEXT",
+    "domain": "TEXT",
+    "named": "INTEGER",
+    "combination": "INTEGER",
+    "label": "TEXT",
+    "stamp": "TEXT",
+}
+"""Columns of a picture as it is found. ``stamp`` is all that its reading depends on."""
+_READ = {
+    "read_stamp": "TEXT",
+    "sha256": "TEXT",
+    "width": "INTEGER",
+    "height": "INTEGER",
+    "dhash": "TEXT",
+    "phash": "TEXT",
+    "thumb": "BLOB",
+    **dict.fromkeys(Figures._fields, "REAL"),
+    "box": "TEXT",
+    "notes": "TEXT",
+    "fault_code": "TEXT",
+    "fault": "TEXT",
+}
+"""Columns of what was read; ``read_stamp`` is the stamp that it was read with."""
+_UNREAD = f"(read_stamp IS NOT stamp OR fault_code = '{Refusal.UNREADABLE}')"
+"""A file that could not be read (a share that was away, a permission) is tried again each time."""
+_UPSERT = (
+    f"INSERT INTO picture ({', '.join(_LISTED)}) VALUES (:{', :'.join(_LISTED)}) ON CONFLICT (path) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in _LISTED)
+)
+_SAVE = f"UPDATE picture SET {', '.join(f'{name} = :{name}' for name in _READ)} WHERE path = :path"
 
 
 class ScanStore:
@@ -54,24 +81,21 @@ class ScanStore:
         """Open or make the store; one that is damaged is made anew (its content can be read again).
 
         Raises:
-            DataError: another process works on it, or it cannot be written.
+            DataError: another process works on it, it cannot be written, or it shows damage while it is in use (it is
+                removed then).
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            connection = _connect(path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise DataError(f"{path}: cannot be opened ({error}); does another preparation run?") from error
-            _log.warning("%s is damaged (%s): all pictures are read again", path, error)
-            for suffix in ("", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            connection = _connect(path)
-        try:
-            yield cls(connection)
+            connection = _connect_or_replace(path)
+            try:
+                yield cls(connection)
+            finally:
+                connection.close()
         except sqlite3.OperationalError as error:
             raise DataError(f"{path}: {error}; is the disk full, or does another preparation run?") from error
-        finally:
-            connection.close()
+        except sqlite3.DatabaseError as error:
+            _remove(path)
+            raise DataError(f"{path}: was damaged ({error}) and is removed; run it again to read all anew") from error
 
     def sync(self, pictures: Iterable[Picture]) -> int:
         """Bring the list of pictures up to date: new and changed ones are to be read, others are forgotten.
@@ -85,17 +109,9 @@ class ScanStore:
         for batch in _batches(pictures, _CHUNK):
             total += len(batch)
             rows = [_listed(picture) for picture in batch]
-            self._db.executemany("INSERT OR IGNORE INTO seen VALUES (?)", [(row[0],) for row in rows])
-            known = self._known([row[0] for row in rows])
-            changed = [row for row in rows if known.get(row[0]) != row]
-            if changed:
-                columns = ", ".join(f"{name} = excluded.{name}" for name in _LISTED[1:]) + ", read_stamp = NULL"
-                marks = ", ".join("?" * len(_LISTED))
-                self._db.executemany(
-                    f"INSERT INTO picture ({', '.join(_LISTED)}) VALUES ({marks}) "
-                    f"ON CONFLICT (path) DO UPDATE SET {columns}",
-                    changed,
-                )
+            self._db.executemany("INSERT OR IGNORE INTO seen VALUES (:path)", rows)
+            known = self._known([row["path"] for row in rows])
+            self._db.executemany(_UPSERT, [row for row in rows if known.get(row["path"]) != row])
         gone = "FROM picture WHERE path NOT IN (SELECT path FROM seen)"
         if self._db.execute(f"SELECT EXISTS (SELECT 1 {gone})").fetchone()[0]:
             self._db.execute(f"DELETE {gone}")
@@ -107,15 +123,16 @@ class ScanStore:
         todo = int(self._db.execute(f"SELECT count(*) FROM picture WHERE {_UNREAD}").fetchone()[0])
         if not todo:
             return 0
-        done: list[tuple[Any, ...]] = []
+        done: list[dict[str, Any]] = []
         committed = time.monotonic()
 
-        def read(item: tuple[Picture, str]) -> tuple[str, Reading]:
-            return item[1], read_picture(item[0])
+        def read(item: tuple[Picture, str]) -> dict[str, Any]:
+            picture, stamp = item
+            return _read_columns(read_picture(picture), stamp)
 
         try:
-            for stamp, reading in map_in_order(read, self._unread(), workers, "reading pictures", progress, total=todo):
-                done.append((*_read_values(reading, stamp), reading.path))
+            for row in map_in_order(read, self._unread(), workers, "reading pictures", progress, total=todo):
+                done.append(row)
                 if len(done) >= _CHUNK or time.monotonic() - committed > _COMMIT_S:
                     self._save(done)
                     committed = time.monotonic()
@@ -133,25 +150,36 @@ class ScanStore:
 
     def of_class(self, kcode: str) -> list[tuple[Picture, Reading]]:
         """The pictures of one drug with their readings, in the order of their paths."""
-        query = f"SELECT {', '.join(_COLUMNS)} FROM picture WHERE kcode = ? ORDER BY path"
+        query = "SELECT * FROM picture WHERE kcode = ? ORDER BY path"
         return [(_picture(row), _reading(row)) for row in self._db.execute(query, (kcode,))]
 
     def copies_across_classes(self) -> dict[str, tuple[str, ...]]:
-        """sha256 → paths, of pictures whose very bytes lie under several drugs (parts of combinations left out)."""
-        query = (
-            "SELECT sha256, path FROM picture WHERE sha256 IN (SELECT sha256 FROM picture WHERE sha256 != '' AND NOT "
-            "combination GROUP BY sha256 HAVING count(DISTINCT kcode) > 1) AND NOT combination ORDER BY sha256, path"
+        """sha256 → paths, of pictures whose very bytes lie under several drugs.
+
+        Those with a fault of their own do not count (a label that names another drug tells which copy is wrong), nor
+        do combinations, which show several drugs indeed.
+        """
+        usable = "fault = '' AND NOT combination"
+        return _collect(
+            self._db.execute(
+                f"SELECT sha256, path FROM picture WHERE {usable} AND sha256 IN (SELECT sha256 FROM picture "
+                f"WHERE {usable} GROUP BY sha256 HAVING count(DISTINCT kcode) > 1) ORDER BY sha256, path"
+            )
         )
-        return _collect(self._db.execute(query))
 
     def alike_across_classes(self) -> dict[str, tuple[str, ...]]:
-        """Both hashes → paths, of pictures of several drugs that hash alike and are not the same file."""
-        query = (
-            "SELECT dhash || phash AS hash, path FROM picture WHERE hash IN (SELECT dhash || phash FROM picture "
-            "WHERE dhash != '' GROUP BY 1 HAVING count(DISTINCT kcode) > 1 AND count(DISTINCT sha256) > 1) "
-            "ORDER BY hash, path"
+        """Both hashes → paths, of pictures of several drugs that hash alike and are not the same file.
+
+        Combinations are left out: two pictures of the same pills are alike under each of their drugs.
+        """
+        usable = "fault = '' AND NOT combination"
+        return _collect(
+            self._db.execute(
+                f"SELECT dhash || phash AS hash, path FROM picture WHERE {usable} AND hash IN (SELECT dhash || phash "
+                f"FROM picture WHERE {usable} GROUP BY 1 HAVING count(DISTINCT kcode) > 1 AND "
+                "count(DISTINCT sha256) > 1) ORDER BY hash, path"
+            )
         )
-        return _collect(self._db.execute(query))
 
     def usual_sizes(self) -> dict[Domain, dict[tuple[int, int], int]]:
         """Domain → (longer side, shorter side) → pictures."""
@@ -188,21 +216,20 @@ class ScanStore:
         edges = np.linspace(low, max(high, low + 1e-3), bins + 1)
         return {domain: (edges, np.histogram(found, edges)[0]) for domain, found in values.items()}
 
-    def _known(self, paths: list[str]) -> dict[str, tuple[Any, ...]]:
+    def _known(self, paths: list[str]) -> dict[str, dict[str, Any]]:
         marks = ", ".join("?" * len(paths))
         query = f"SELECT {', '.join(_LISTED)} FROM picture WHERE path IN ({marks})"
-        return {row[0]: row for row in self._db.execute(query, paths)}
+        return {row["path"]: dict(row) for row in self._db.execute(query, paths)}
 
     def _unread(self) -> Iterator[tuple[Picture, str]]:
-        query = f"SELECT {', '.join(_COLUMNS)} FROM picture WHERE {_UNREAD} AND path > ? ORDER BY path LIMIT {_CHUNK}"
+        query = f"SELECT * FROM picture WHERE {_UNREAD} AND path > ? ORDER BY path LIMIT {_CHUNK}"
         last = ""
         while rows := self._db.execute(query, (last,)).fetchall():
-            last = rows[-1][0]
-            yield from ((_picture(row), row[_COLUMNS.index("stamp")]) for row in rows)
+            last = rows[-1]["path"]
+            yield from ((_picture(row), row["stamp"]) for row in rows)
 
-    def _save(self, done: list[tuple[Any, ...]]) -> None:
-        columns = ", ".join(f"{name} = ?" for name in _READ)
-        self._db.executemany(f"UPDATE picture SET {columns} WHERE path = ?", done)
+    def _save(self, done: list[dict[str, Any]]) -> None:
+        self._db.executemany(_SAVE, done)
         self._db.commit()
         done.clear()
 
@@ -211,40 +238,53 @@ class ScanStore:
         return (((kcode, domain), count) for kcode, domain, count in self._db.execute(query))
 
 
-_UNREAD = "read_stamp IS NOT stamp"
+def _connect_or_replace(path: Path) -> sqlite3.Connection:
+    try:
+        return _connect(path)
+    except sqlite3.OperationalError:  # busy, full, not allowed: the content may be sound
+        raise
+    except sqlite3.DatabaseError as error:
+        _log.warning("%s cannot be used (%s): all pictures are read again", path, error)
+        _remove(path)
+        return _connect(path)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=5)
+    columns = _LISTED | _READ
+    definition = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+    connection = sqlite3.connect(path, timeout=_BUSY_S)
+    connection.row_factory = sqlite3.Row
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
-        columns = ", ".join(f"{name} {_type(name)}" for name in _COLUMNS[1:])
-        connection.execute(f"CREATE TABLE IF NOT EXISTS picture (path TEXT PRIMARY KEY, {columns}) WITHOUT ROWID")
+        connection.execute(f"CREATE TABLE IF NOT EXISTS picture ({definition}) WITHOUT ROWID")
+        if [row["name"] for row in connection.execute("PRAGMA table_info(picture)")] != list(columns):
+            raise sqlite3.DatabaseError("it is of another version")
         connection.execute("CREATE INDEX IF NOT EXISTS of_class ON picture (kcode, domain, fault)")
         connection.execute("CREATE INDEX IF NOT EXISTS of_content ON picture (sha256)")
-        found = [row[1] for row in connection.execute("PRAGMA table_info(picture)")]
-        if tuple(found) != _COLUMNS:
-            raise sqlite3.DatabaseError("is of another version")
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _type(name: str) -> str:
-    return {"thumb": "BLOB", "darkest": "REAL", "brightest": "REAL", "mean": "REAL", "sharpness": "REAL"}.get(
-        name, "INTEGER" if name in ("named", "combination", "width", "height") else "TEXT"
-    )
+def _remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _listed(picture: Picture) -> tuple[Any, ...]:
-    label = "" if picture.label is None else str(picture.label)
-    stamp = f"{READER_VERSION} {_stamp(picture.source)}" + (f" {_stamp(picture.label)}" if picture.label else "")
-    return (
-        picture.path, str(picture.source), picture.kcode, picture.domain, int(picture.condition is not None),
-        int(picture.combination), label, stamp,
-    )  # fmt: skip
+def _listed(picture: Picture) -> dict[str, Any]:
+    label = "" if picture.label is None else f" {_stamp(picture.label)}"
+    return {
+        "path": picture.path,
+        "source": str(picture.source),
+        "kcode": picture.kcode,
+        "domain": picture.domain,
+        "named": int(picture.named),
+        "combination": int(picture.combination),
+        "label": "" if picture.label is None else str(picture.label),
+        "stamp": f"{READER_VERSION} {picture.named:d}{picture.combination:d} {_stamp(picture.source)}{label}",
+    }
 
 
 def _stamp(path: Path) -> str:
@@ -255,34 +295,44 @@ def _stamp(path: Path) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
 
 
-def _read_values(reading: Reading, stamp: str) -> tuple[Any, ...]:
-    figures = reading.figures or (None,) * len(Figures._fields)
-    box = None if reading.box is None else json.dumps(reading.box)
-    return (
-        stamp, reading.sha256, reading.width, reading.height, reading.dhash, reading.phash, reading.thumb, *figures,
-        box, json.dumps(reading.notes, ensure_ascii=False), reading.fault_code, reading.fault,
-    )  # fmt: skip
+def _read_columns(reading: Reading, stamp: str) -> dict[str, Any]:
+    figures = dict.fromkeys(Figures._fields) if reading.figures is None else reading.figures._asdict()
+    return {
+        "path": reading.path,
+        "read_stamp": stamp,
+        **{name: getattr(reading, name) for name in _PLAIN},
+        **figures,
+        "box": None if reading.box is None else json.dumps(reading.box),
+        "notes": json.dumps(reading.notes, ensure_ascii=False),
+    }
 
 
-def _picture(row: tuple[Any, ...]) -> Picture:
-    path, source, kcode, domain, named, combination, label = row[:7]
-    condition = parse_condition(os.path.basename(path), domain) if named else None
-    return Picture(path, Path(source), kcode, domain, condition, bool(combination), Path(label) if label else None)
+_PLAIN = ("sha256", "width", "height", "dhash", "phash", "thumb", "fault_code", "fault")
+"""Columns that hold a field of `Reading` as it is."""
 
 
-def _reading(row: tuple[Any, ...]) -> Reading:
-    value = dict(zip(_COLUMNS, row, strict=True))
-    figures = [value[name] for name in Figures._fields]
-    plain = Reading(
-        **{name: value[name] for name in ("path", "sha256", "width", "height", "dhash", "phash", "thumb")},
-        fault_code=value["fault_code"],
-        fault=value["fault"],
+def _picture(row: sqlite3.Row) -> Picture:
+    path, domain, named = row["path"], row["domain"], bool(row["named"])
+    return Picture(
+        path,
+        Path(row["source"]),
+        row["kcode"],
+        domain,
+        parse_condition(os.path.basename(path), domain) if named else None,
+        bool(row["combination"]),
+        Path(row["label"]) if row["label"] else None,
+        named,
     )
-    return replace(
-        plain,
-        figures=None if figures[0] is None else Figures(*figures),
-        box=None if value["box"] is None else Box(*json.loads(value["box"])),
-        notes=tuple(json.loads(value["notes"])),
+
+
+def _reading(row: sqlite3.Row) -> Reading:
+    figures = [row[name] for name in Figures._fields]
+    return Reading(
+        row["path"],
+        **{name: row[name] for name in _PLAIN},
+        figures=None if None in figures else Figures(*figures),
+        box=None if row["box"] is None else Box(*json.loads(row["box"])),
+        notes=tuple(json.loads(row["notes"])),
     )
 
 

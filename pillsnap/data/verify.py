@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from pillsnap.core.errors import ImageError, TamperedError
+from pillsnap.core.image_codes import Refusal
 from pillsnap.core.manifest import Manifest
 from pillsnap.data.ledger import LEDGER_FILE, ledger_paths
 from pillsnap.data.links import LINK_FOLDERS
@@ -37,8 +38,8 @@ def verify(manifest: Manifest, workers: int = 0, progress: Progress = no_progres
             manifest.read_image(*row)
         except TamperedError:
             return "changed"
-        except ImageError:
-            return "missing"
+        except ImageError as error:
+            return "missing" if error.code == Refusal.UNREADABLE else "changed"
         return "same"
 
     states = list(map_in_order(check, rows, workers or os.cpu_count() or 1, "verifying", progress))

@@ -45,6 +45,37 @@ def test_a_link_whose_source_is_gone_is_replaced(tmp_path):
     assert link_folders(base, {"K-000001": (two,)}).made == 1
 
 
+def test_what_a_killed_run_left_goes(tmp_path):
+    (one,) = sources(tmp_path / "raw", "a")
+    base = tmp_path / "out" / "studio"
+    link_folders(base, {"K-000001": (one,)})
+    (base / ".link-x1").mkdir()
+    (base / ".link-x1" / "link").symlink_to(one)
+    assert link_folders(base, {"K-000001": (one,)}).kept == 1
+    assert [path.name for path in base.iterdir()] == ["K-000001"]
+
+
+def test_a_base_that_is_a_link_is_refused(tmp_path):
+    (one,) = sources(tmp_path / "raw", "a")
+    base = tmp_path / "studio"
+    base.symlink_to(tmp_path / "raw")
+    with pytest.raises(DataError, match="is a link itself"):
+        link_folders(base, {"K-000001": (one,)})
+
+
+def test_a_file_system_without_links(tmp_path, monkeypatch):
+    (one,) = sources(tmp_path / "raw", "a")
+
+    def refuse(*_, **__):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
+    base = tmp_path / "studio"
+    with pytest.raises(DataError, match="use a file system with symbolic links"):
+        link_folders(base, {"K-000001": (one,)})
+    assert list(base.iterdir()) == []
+
+
 @pytest.mark.parametrize("inside", ["K-000001/mine.jpg", "mine.txt", "K-000001/deep/mine.jpg"])
 def test_real_data_is_never_replaced(tmp_path, inside):
     (one,) = sources(tmp_path / "raw", "a")

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pillsnap.data.names import Condition, kcode_of_name, parse_condition
+from pillsnap.data.names import Condition, combination_kcodes, kcode_of_name, parse_condition
 
 
 def test_studio_order_is_background_side_light():
@@ -59,7 +59,22 @@ def test_every_condition_survives_both_schemes(background, light, side, elevatio
     assert parse_condition(real, "real") == expected
 
 
-@given(st.text(max_size=60), st.sampled_from(["studio", "real"]))
+def test_a_combination_names_its_pills():
+    name = "K-001900-010224-016551-031705_0_2_0_2_75_000_200.png"
+    assert parse_condition(name, "studio") == Condition(background=2, light=2, side=0, elevation=75, rotation=0)
+    assert kcode_of_name(name) is None
+    assert combination_kcodes("k001900-010224") == ("K-001900", "K-010224")
+
+
+@pytest.mark.parametrize(
+    "text", ["K-001900", "K-1900-10224", "K-001900-010224-", "K-٠٠١٩٠٠-٠١٠٢٢٤", "K-001900-010224\n"]
+)
+def test_what_is_no_combination(text):
+    assert combination_kcodes(text) == ()
+
+
+@given(st.text(max_size=60) | st.text("K-_0123456789٣２", max_size=40), st.sampled_from(["studio", "real"]))
 def test_no_text_makes_it_fail(name, domain):
     parse_condition(name, domain)
     kcode_of_name(name)
+    combination_kcodes(name)

@@ -17,9 +17,10 @@ from pillsnap.core.errors import DataError
 from pillsnap.data.names import Domain, combination_kcodes, parse_condition
 from pillsnap.data.sources.base import DrugFolder, Picture
 from pillsnap.data.sources.tree import (
-    LABEL_SUFFIX,
     check_root,
+    folder_code,
     kcode_of_folder,
+    labelled_code,
     list_files,
     list_pictures,
     no_folder_found,
@@ -41,11 +42,11 @@ class AiHubSource:
         check_root(self.root, skip)
         wanted = frozenset(kcodes)
         pictures: dict[str, list[tuple[Path, bool]]] = defaultdict(list)
-        labels: dict[str, list[Path]] = defaultdict(list)
+        labels: dict[str | None, list[Path]] = defaultdict(list)
         for folder in walk_folders(self.root, wanted, skip):
             name = folder.name
-            if name.endswith(LABEL_SUFFIX):
-                labels[_key(name.removesuffix(LABEL_SUFFIX))].append(folder)
+            if (labelled := labelled_code(name)) is not None:
+                labels[labelled].append(folder)
             elif shown := combination_kcodes(name):
                 for kcode in sorted(wanted.intersection(shown) if self.combinations else ()):
                     pictures[kcode].append((folder, True))
@@ -71,17 +72,12 @@ class AiHubSource:
             )
 
 
-def _with_labels(found: list[tuple[Path, bool]], labels: dict[str, list[Path]]) -> tuple[DrugFolder, ...]:
+def _with_labels(found: list[tuple[Path, bool]], labels: dict[str | None, list[Path]]) -> tuple[DrugFolder, ...]:
     ordered = sorted(found, key=lambda one: one[0].as_posix())
     return tuple(
-        DrugFolder(path, combination, tuple(sorted(labels[_key(path.name)], key=Path.as_posix)))
+        DrugFolder(path, combination, tuple(sorted(labels[folder_code(path.name)], key=Path.as_posix)))
         for path, combination in ordered
     )
-
-
-def _key(name: str) -> str:
-    """Folders of pictures and of labels that belong together have one key, however the K-CODE is written."""
-    return "-".join(combination_kcodes(name)) or kcode_of_folder(name) or name
 
 
 def _label_files(folder: DrugFolder, kcode: str) -> dict[str, Path]:

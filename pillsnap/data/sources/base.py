@@ -40,6 +40,8 @@ class Picture:
     """Shows other drugs too: only the box of this one counts."""
     label: Path | None = None
     """Its label file (JSON), where there is one."""
+    named: bool = True
+    """Its file name is believed: it may tell the condition, and a drug that it names must be that of the folder."""
 
 
 class Source(Protocol):

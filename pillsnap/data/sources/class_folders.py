@@ -24,4 +24,4 @@ class ClassFolderSource:
     def pictures(self, folder: DrugFolder, kcode: str, link: str) -> Iterator[Picture]:
         """See `Source.pictures`."""
         for name in list_pictures(folder.path):
-            yield Picture(f"{link}/{name}", folder.path / name, kcode, self.domain)
+            yield Picture(f"{link}/{name}", folder.path / name, kcode, self.domain, named=False)

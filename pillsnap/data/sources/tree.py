@@ -12,8 +12,7 @@ from pillsnap.core.errors import CatalogError, DataError
 from pillsnap.data.names import combination_kcodes
 from pillsnap.data.sources.base import DrugFolder
 
-LABEL_SUFFIX = "_json"
-"""Folders of AI Hub's labels end so."""
+_LABEL_SUFFIX = "_json"
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".heic", ".heif", ".avif", ".gif", ".bmp", ".tif", ".tiff"}
 )
@@ -68,7 +67,7 @@ def walk_folders(root: Path, wanted: frozenset[str], skip: Path | None) -> Itera
             if identity in seen:
                 continue
             seen.add(identity)
-            if kcode in wanted or entry.name.endswith(LABEL_SUFFIX) or combination_kcodes(entry.name):
+            if kcode in wanted or labelled_code(entry.name) or combination_kcodes(entry.name):
                 yield folder
             else:
                 waiting.append(folder)
@@ -94,7 +93,7 @@ def list_pictures(folder: Path) -> list[str]:
                     f"{entry.path}: the folder of one drug lies in the folder of another; its pictures would get the "
                     "wrong label. Move it out"
                 )
-            elif not entry.name.endswith(LABEL_SUFFIX) and (identity := _identity(Path(entry.path))) not in seen:
+            elif labelled_code(entry.name) is None and (identity := _identity(Path(entry.path))) not in seen:
                 seen.add(identity)
                 waiting.append(f"{relative}/")
     return sorted(found)
@@ -112,6 +111,16 @@ def list_files(folder: Path, suffix: str) -> list[str]:
             elif entry.name.lower().endswith(suffix):
                 found.append(_checked_text(folder, f"{prefix}{entry.name}"))
     return sorted(found)
+
+
+def labelled_code(name: str) -> str | None:
+    """The code whose labels a folder of the studio data set holds (``K-000059_json``), as `folder_code` writes it."""
+    return folder_code(name.removesuffix(_LABEL_SUFFIX)) if name.endswith(_LABEL_SUFFIX) else None
+
+
+def folder_code(name: str) -> str | None:
+    """The drug or the combination that a folder is named after, in one spelling, or None."""
+    return "-".join(combination_kcodes(name)) or kcode_of_folder(name)
 
 
 def kcode_of_folder(name: str) -> str | None:

@@ -128,7 +128,8 @@ def test_a_picture_that_would_change_its_split_fails(protocol, shots, monkeypatc
 
 def test_combinations_only_train_and_do_not_count(protocol, shots):
     name = "K-000059-030864_0_{}_0_0_90_000_200.png"
-    pictures = [*protocol, *(shots.found(name.format(b), domain="studio", combination=True) for b in range(3))]
+    singles = [*protocol, *(shots.found(f"single {n}.png", domain="studio") for n in range(60))]
+    pictures = [*singles, *(shots.found(name.format(b), domain="studio", combination=True) for b in range(3))]
     pictures += [shots.found(f"{n}.png", domain="studio", combination=True) for n in range(40)]
     selection = choose(pictures, Rules(0, 0.2, 0))
     combinations = [one for one in selection.usable if one.combination]
@@ -137,7 +138,7 @@ def test_combinations_only_train_and_do_not_count(protocol, shots):
     assert all(one.box is not None for one in combinations)
     single = Counter(selection.splits[one.path] for one in selection.usable if one.domain == "studio" and not one.combination)
     assert single["val"] and single["test"]
-    assert single == Counter(choose(protocol).splits[p.path] for p, _ in protocol if p.domain == "studio")
+    assert single == Counter(choose(singles).splits[p.path] for p, _ in singles if p.domain == "studio")
 
 
 def test_front_and_back_of_a_plain_pill(shots):

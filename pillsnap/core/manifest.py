@@ -9,6 +9,7 @@ it is stored and checked; knows nothing of how it was made.
 from __future__ import annotations
 
 import hashlib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,7 +20,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pillsnap.core.catalog import Catalog
+from pillsnap.core.catalog import CLASS_MAPPING_FILE, Catalog
 from pillsnap.core.errors import CatalogError, DataError, ManifestError, TamperedError
 from pillsnap.core.files import canonical_json, read_json, sha256_bytes, write_json, writing_beside
 from pillsnap.core.images import read_image_bytes
@@ -27,7 +28,6 @@ from pillsnap.core.images import read_image_bytes
 MANIFEST_VERSION = "1.1"
 SUMMARY_FILE = "manifest.json"
 ROWS_FILE = "rows.parquet"
-CLASS_MAPPING_FILE = "class_mapping.json"
 SPLITS_FILE = "splits.json"
 _HASHED_ROWS = 10_000
 """Rows that are turned into text at once."""
@@ -81,14 +81,20 @@ class Manifest:
         return cls(root, {**body, "hash": _content_hash(body, ordered, catalog)}, ordered, catalog)
 
     def save(self) -> None:
-        """Write the files, ``manifest.json`` last: a folder without it is not a manifest."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / SUMMARY_FILE).unlink(missing_ok=True)
-        self.catalog.write_class_mapping(self.root / CLASS_MAPPING_FILE)
-        with writing_beside(self.root / ROWS_FILE) as temporary:
-            pq.write_table(self.rows, temporary, compression="zstd", store_schema=False)
-        write_json(self.root / SPLITS_FILE, self._splits())
-        write_json(self.root / SUMMARY_FILE, self.summary)
+        """Write all files beside the former ones, then put them in their place, ``manifest.json`` last.
+
+        What goes wrong in writing leaves the former manifest as it was; a process that is killed while the files are
+        put in place leaves one whose hash does not fit.
+        """
+        with ExitStack() as stack:
+            files = {
+                name: stack.enter_context(writing_beside(self.root / name))
+                for name in (SUMMARY_FILE, SPLITS_FILE, ROWS_FILE, CLASS_MAPPING_FILE)
+            }  # put in place in the opposite order
+            self.catalog.write_class_mapping(files[CLASS_MAPPING_FILE])
+            pq.write_table(self.rows, files[ROWS_FILE], compression="zstd", store_schema=False)
+            write_json(files[SPLITS_FILE], self._splits())
+            write_json(files[SUMMARY_FILE], self.summary)
 
     @classmethod
     def load(cls, root: Path) -> Self:

@@ -49,6 +49,9 @@ def class_coverage(
 def photograph_next(conditions: Sequence[Condition], photos: int) -> list[dict[str, Any]]:
     """Cells of the capture protocol to photograph, the emptiest first: sittings that do not exist yet before others.
 
+    The plan goes over all sittings, each with another light than the one before it, before it comes back to the first:
+    more sittings make a better split than more photos of one.
+
     Args:
         conditions: of the real photos that are there.
         photos: how many are missing.
@@ -59,7 +62,7 @@ def photograph_next(conditions: Sequence[Condition], photos: int) -> list[dict[s
     cells = Counter((c.background, c.light, c.side) for c in conditions)
     sittings = Counter((c.background, c.side) for c in conditions)
     grid = [(b, light, s) for b in range(len(BACKGROUNDS["real"])) for light in range(len(LIGHTS)) for s in (0, 1)]
-    grid.sort(key=lambda cell: (sittings[cell[0], cell[2]], cells[cell], cell))
+    grid.sort(key=lambda cell: (sittings[cell[0], cell[2]], cells[cell], _turn(*cell), cell))
     plan: list[dict[str, Any]] = []
     for background, light, side in grid:
         number = min(ROTATIONS - cells[background, light, side], photos)
@@ -75,6 +78,11 @@ def photograph_next(conditions: Sequence[Condition], photos: int) -> list[dict[s
         )
         photos -= number
     return plan
+
+
+def _turn(background: int, light: int, side: int) -> int:
+    """When a cell's light has its turn in its sitting; normal light comes first in the first sitting."""
+    return (light - 1 - background - side) % len(LIGHTS)
 
 
 def in_words(plan: Sequence[Mapping[str, Any]]) -> str:

@@ -1,26 +1,25 @@
 """The ledger: every picture that was found, with what became of it, in ``pictures.parquet``.
 
-Nothing is dropped silently: a picture is used, or was not needed, or stands here with its reason. It also remembers
-the split of every picture, so that a data set that grows keeps its test pictures. Written class by class; the
-manifest does not depend on it being kept.
+Nothing is dropped silently: a picture is used, or was not needed, or stands here with its reason. It is also the
+memory of the splits: a picture that was in a split once stays in it, even when its file is gone (code ``gone``) and
+comes back later, or its drug is retired. Written class by class, as a whole or not at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pillsnap.core.errors import ManifestError
 from pillsnap.core.files import writing_beside
-from pillsnap.core.manifest import SPLITS, Split
 
 LEDGER_FILE = "pictures.parquet"
 SCHEMA = pa.schema(
@@ -36,29 +35,56 @@ SCHEMA = pa.schema(
         pa.field("reason", pa.string()),
     ]
 )
-"""``split`` and ``group`` are null where the picture was left out, for ``code`` and ``reason``."""
+"""``code`` and ``reason`` say why a picture was left out. ``split`` is the one that it is in, or was in before it was
+left out; null where it never had one."""
+SEED_KEY = b"pillsnap.seed"
+"""The seed of the split, in the metadata of the file."""
+GONE = "gone"
+"""Code of pictures that were not found any more: only their split is remembered."""
+_GONE_REASON = "is not there any more, or its drug is retired; it has the same split when it comes back"
 _BATCH = 65_536
 
 
 @contextmanager
-def writing_ledger(path: Path) -> Iterator[LedgerWriter]:
+def writing_ledger(path: Path, seed: int) -> Iterator[LedgerWriter]:
     """Write a ledger as a whole or not at all; one that says the same is left alone."""
+    schema = SCHEMA.with_metadata({SEED_KEY: str(seed).encode()})
     with (
         writing_beside(path, keep_same=True) as temporary,
-        pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
         yield LedgerWriter(writer)
 
 
 class LedgerWriter:
-    """Takes the pictures class by class."""
+    """Takes the pictures class by class, and at the end what earlier ledgers remember beyond them."""
 
-    def __init__(self, writer: Any) -> None:
+    def __init__(self, writer: pq.ParquetWriter) -> None:
         self._writer = writer
+        self._remembered = [np.zeros(0, np.uint64)]
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add the pictures of one class."""
-        self._writer.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA))
+        self._write(pa.Table.from_pylist(list(rows), schema=SCHEMA))
+
+    def carry_over(self, ledgers: Sequence[Path]) -> None:
+        """Add the pictures that had a split in an earlier ledger and were not added yet."""
+        for path in ledgers:
+            known_N = np.unique(np.concatenate(self._remembered))
+            for batch in read_batches(path, SCHEMA.names):
+                rows = batch.filter(batch.column("split").is_valid())
+                prefixes_N = digest_prefixes(rows.column("sha256").to_pylist())
+                first_N = np.zeros(len(prefixes_N), np.bool_)
+                first_N[np.unique(prefixes_N, return_index=True)[1]] = True
+                lost = rows.filter(pa.array(first_N & ~np.isin(prefixes_N, known_N)))
+                if lost.num_rows:
+                    self.add({**row, "used": False, "code": GONE, "reason": _GONE_REASON} for row in lost.to_pylist())
+                    known_N = np.unique(np.concatenate(self._remembered))
+
+    def _write(self, table: pa.Table) -> None:
+        self._writer.write_table(table)
+        split = table.filter(table["split"].is_valid())
+        self._remembered.append(digest_prefixes(split["sha256"].to_pylist()))
 
 
 def ledger_paths(path: Path) -> frozenset[str]:
@@ -66,56 +92,19 @@ def ledger_paths(path: Path) -> frozenset[str]:
     if not path.is_file():
         return frozenset()
     try:
-        return frozenset(pq.read_table(path, columns=["path"])["path"].to_pylist())
+        table = pq.read_table(path, columns=["path", "code"])
     except (OSError, pa.ArrowException) as error:
-        raise ManifestError(f"{path}: cannot be read ({error}); prepare the data again") from error
+        raise ManifestError(f"{path}: cannot be read ({error}); bring it back from a backup") from error
+    gone = pa.compute.fill_null(pa.compute.equal(table["code"], GONE), False)
+    return frozenset(table.filter(pa.compute.invert(gone))["path"].to_pylist())
 
 
-@dataclass(frozen=True)
-class EarlierSplits:
-    """Which split each picture had, by the first 64 bits of its sha256 (9 bytes a picture in memory)."""
-
-    digests_N: NDArray[np.uint64]
-    """Ascending."""
-    splits_N: NDArray[np.int8]
-
-    @classmethod
-    def none(cls) -> Self:
-        """Nothing was split before."""
-        return cls(np.zeros(0, np.uint64), np.zeros(0, np.int8))
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read the splits of a ledger. Raises ManifestError: it cannot be read, so the split could not be kept."""
-        digests, splits = [np.zeros(0, np.uint64)], [np.zeros(0, np.int8)]
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(_BATCH, columns=["sha256", "split"]):
-                    known = batch.filter(batch.column("split").is_valid())
-                    digests.append(_prefixes(known.column("sha256").to_pylist()))
-                    names = known.column("split").to_pylist()
-                    splits.append(np.asarray([SPLITS.index(name) for name in names], np.int8))
-        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-            raise ManifestError(
-                f"{path}: cannot be read ({error}), so pictures could change their split; bring it back from a backup, "
-                "or split anew with --fresh"
-            ) from error
-        together = np.concatenate(digests)
-        order = np.argsort(together, kind="stable")
-        return cls(together[order], np.concatenate(splits)[order])
-
-    def of(self, sha256: Iterable[str]) -> dict[str, Split]:
-        """sha256 → split, of those that had one."""
-        wanted = list(sha256)
-        if not wanted or not len(self.digests_N):
-            return {}
-        prefixes = _prefixes(wanted)
-        places = np.searchsorted(self.digests_N, prefixes).clip(max=len(self.digests_N) - 1)
-        hits = self.digests_N[places] == prefixes
-        return {
-            digest: SPLITS[self.splits_N[place]] for digest, place, hit in zip(wanted, places, hits, strict=True) if hit
-        }
+def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a ledger, piece by piece."""
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(_BATCH, columns=list(columns))
 
 
-def _prefixes(sha256: list[str]) -> NDArray[np.uint64]:
+def digest_prefixes(sha256: Sequence[str]) -> NDArray[np.uint64]:
+    """The first 64 bits of digests."""
     return np.asarray([int(digest[:16], 16) for digest in sha256], np.uint64)

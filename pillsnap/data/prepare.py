@@ -1,9 +1,10 @@
 """From folders of pictures and a drug list to a manifest: the whole of the data preparation.
 
 catalog → folders → scan → (class by class: audit, groups, split, mixture) → links → ledger, report, manifest.
-Everything is decided before the first link is made, and ``manifest.json`` is written last. The same input gives the
-same bytes: no clock, no path of the machine is in them. A folder that holds a data set already is input too: its
-indices and its split stay. Knows the order of the steps; each step knows itself.
+Everything is decided before the first link is made. The ledger comes before the manifest, so no split that anybody
+could have trained on is ever forgotten; ``manifest.json`` is written last. The same input gives the same bytes: no
+clock, no path of the machine is in them. A folder that holds a data set already is input too: its indices and its
+split stay. Knows the order of the steps; each step knows itself.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from pillsnap.core.catalog import Catalog
 from pillsnap.core.errors import ConfigError, DataError, PillSnapError
 from pillsnap.core.experiment import AugmentationConfig
 from pillsnap.core.files import read_json, write_json
-from pillsnap.core.manifest import CLASS_MAPPING_FILE, SUMMARY_FILE, Manifest
+from pillsnap.core.manifest import Manifest
 from pillsnap.core.preprocessing import PreprocessingSpec
 from pillsnap.data.audit import QUARANTINE, AuditLimits, odd_sizes
 from pillsnap.data.audit_report import AUDIT_FILE, write_audit_report
-from pillsnap.data.ledger import LEDGER_FILE, EarlierSplits, LedgerWriter, writing_ledger
+from pillsnap.data.earlier import EarlierSplits, check_previous, load_earlier
+from pillsnap.data.ledger import LEDGER_FILE, LedgerWriter, writing_ledger
 from pillsnap.data.links import LINK_FOLDERS, check_replaceable, link_folders, link_names
 from pillsnap.data.names import Domain
 from pillsnap.data.parallel import Progress, no_progress
@@ -69,7 +71,7 @@ class PrepareRequest:
     combinations: bool = False
     """Also train on studio pictures of several pills, cut out by their boxes."""
     previous: Path | None = None
-    """The data set that this one grows from: its indices and its split stay. By default the one in ``out``."""
+    """Another data set that this one grows from, beside the one in ``out``: its indices and its split stay."""
     fresh: bool = False
     """Forget the data set that is there: indices and split are made anew, and old scores mean nothing any more."""
 
@@ -103,14 +105,6 @@ class PrepareResult:
     reused: bool
 
 
-@dataclass(frozen=True)
-class _Earlier:
-    """What a former data set fixes."""
-
-    mapping: Catalog | None
-    splits: EarlierSplits
-
-
 def prepare(request: PrepareRequest, progress: Progress = no_progress) -> PrepareResult:
     """Prepare a data set, or find that it is prepared already.
 
@@ -122,56 +116,47 @@ def prepare(request: PrepareRequest, progress: Progress = no_progress) -> Prepar
             written then.
     """
     drugs = Catalog.from_drug_list(request.drugs)
-    earlier = _earlier(request)
-    catalog = drugs if earlier.mapping is None else earlier.mapping.updated(drugs)
+    if request.previous is not None:
+        check_previous(request.previous)
     sources = request.sources()
-    folders = _find_folders(request, catalog, sources)
-    _check_no_empty_class(catalog, _folder_counts(folders), request)
+    folders = _find_folders(request, drugs, sources)
+    _check_no_empty_class(drugs, _folder_counts(folders), request)
     with _alone(request.out), ScanStore.open(request.out / SCAN_FILE) as store:
+        before = [] if request.fresh else [folder for folder in (request.out, request.previous) if folder is not None]
+        earlier = load_earlier(before, request.seed)
+        catalog = earlier.catalog(drugs)
         total = store.sync(_list_all(sources, folders))
         progress("listed", total, total)
         _check_no_empty_class(catalog, store.counts(), request)
         store.read_missing(request.workers or os.cpu_count() or 1, progress)
         _check_no_empty_class(catalog, store.usable_counts(), request)
-        with writing_ledger(request.out / LEDGER_FILE) as ledger:
+        with writing_ledger(request.out / LEDGER_FILE, request.seed) as ledger:
             tally, rows = _select_all(catalog, store, request, earlier.splits, ledger)
+            ledger.carry_over(earlier.ledgers)
             _check_damage(request, tally)
             manifest = Manifest.build(request.out, _summary(request, catalog, tally), rows, catalog)
-            report = tally.report(total)
             for domain, name in LINK_FOLDERS.items():
                 link_folders(request.out / name, _paths(folders.get(domain, {})))
-        return _finish(request, manifest, report, store)
-
-
-def _earlier(request: PrepareRequest) -> _Earlier:
-    root = request.previous or request.out
-    if request.fresh or not (root / LEDGER_FILE).is_file():
-        if request.previous is not None:
-            raise DataError(f"{root}: holds no {LEDGER_FILE}; give the folder of a prepared data set")
-        return _Earlier(None, EarlierSplits.none())
-    summary = read_json(root / SUMMARY_FILE) if (root / SUMMARY_FILE).is_file() else {}
-    seed = summary.get("seed", request.seed) if isinstance(summary, dict) else request.seed
-    if seed != request.seed:
-        raise ConfigError(
-            f"{root}: was split with seed {seed}, not {request.seed}; keep --seed {seed}, or split anew with --fresh "
-            "(scores on the old test split then mean nothing for the new one)"
-        )
-    mapping = root / CLASS_MAPPING_FILE
-    return _Earlier(
-        Catalog.from_class_mapping(mapping) if mapping.is_file() else None, EarlierSplits.load(root / LEDGER_FILE)
-    )
+        return _finish(manifest, tally.report(total), store)
 
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """One preparation a folder at a time. The lock goes with the process, however that ends."""
-    out.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    """One preparation a folder at a time. The lock goes with the process, however that ends; its file stays, since
+    whoever waits for it would else hold the lock of a file that is gone.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written to ({error.strerror or error}); give another --out") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise DataError(f"{out}: another preparation works in this folder; wait for it to end") from error
+        except OSError as error:
+            raise DataError(f"{out}: cannot be locked ({error.strerror}); use a file system with locks") from error
         yield
     finally:
         os.close(descriptor)
@@ -185,8 +170,18 @@ def _find_folders(request: PrepareRequest, catalog: Catalog, sources: Mapping[Do
         if source.root.resolve() == base.resolve() and not base.is_symlink():
             raise DataError(f"{base}: is the source itself; links would replace it, so give another --out")
         folders[domain] = source.folders(kcodes, skip=request.out)
+        _check_outside(request.out, folders[domain])
         check_replaceable(base)
     return folders
+
+
+def _check_outside(out: Path, by_kcode: Mapping[str, Sequence[DrugFolder]]) -> None:
+    """An output within a drug's folder would be read as pictures of this drug."""
+    resolved = out.resolve()
+    for found in by_kcode.values():
+        for folder in found:
+            if resolved.is_relative_to(folder.path.resolve()):
+                raise DataError(f"{out}: lies in the drug folder {folder.path}; give an --out outside of it")
 
 
 def _folder_counts(folders: Folders) -> dict[tuple[str, Domain], int]:
@@ -219,18 +214,15 @@ def _select_all(
     catalog: Catalog, store: ScanStore, request: PrepareRequest, earlier: EarlierSplits, ledger: LedgerWriter
 ) -> tuple[Tally, pa.Table]:
     """Class by class, so that only one class's pictures are in memory."""
-    wrong = store.copies_across_classes()
-    alike = store.alike_across_classes()
     rules = Rules(
         request.seed,
         request.ratio,
         request.minimum,
         request.limits,
         {domain: odd_sizes(sizes) for domain, sizes in store.usual_sizes().items()},
-        {path: "is the same file as " + " and ".join(p for p in paths if p != path)
-         for paths in wrong.values() for path in paths},
-        {path: next(p for p in reversed(paths) if p != path) for paths in alike.values() for path in paths},
-    )  # fmt: skip
+        _same_files(store.copies_across_classes()),
+        _of_another_drug(store.alike_across_classes()),
+    )
     tally = Tally(rules)
     tables = []
     for drug in catalog.active:
@@ -242,6 +234,26 @@ def _select_all(
         tables.append(class_rows(selection, catalog.class_to_idx[drug.kcode]))
         ledger.add(ledger_rows(selection, pictures))
     return tally, pa.concat_tables(tables)
+
+
+def _same_files(copies: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Path → reason, of files that lie under several drugs."""
+    return {
+        path: "is the same file as " + " and ".join(other for other in paths if other != path)
+        for paths in copies.values()
+        for path in paths
+    }
+
+
+def _of_another_drug(alike: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Path → one of the paths that hash alike, of another drug (the second part of a path is the drug's folder)."""
+
+    def drug(path: str) -> str:
+        return path.split("/")[1]
+
+    return {
+        path: next(other for other in paths if drug(other) != drug(path)) for paths in alike.values() for path in paths
+    }
 
 
 def _all_quarantined(kcode: str, drug_name: str, selection: Selection) -> str:
@@ -278,14 +290,14 @@ def _summary(request: PrepareRequest, catalog: Catalog, tally: Tally) -> dict[st
     }
 
 
-def _finish(request: PrepareRequest, manifest: Manifest, report: dict[str, Any], store: ScanStore) -> PrepareResult:
-    reused = _stored_hash(request.out) == manifest.hash
-    same_report = _stored_report(request.out) == report
+def _finish(manifest: Manifest, report: dict[str, Any], store: ScanStore) -> PrepareResult:
+    root = manifest.root
+    reused = _stored_hash(root) == manifest.hash
+    if not (reused and _stored_report(root) == report and (root / AUDIT_FILE).is_file()):
+        write_audit_report(root / AUDIT_FILE, manifest, report, store)
+        write_json(root / REPORT_FILE, report)
     if not reused:
         manifest.save()
-    if not (reused and same_report and (request.out / AUDIT_FILE).is_file()):
-        write_audit_report(request.out / AUDIT_FILE, manifest, report, store)
-        write_json(request.out / REPORT_FILE, report)
     return PrepareResult(manifest, report, reused)
 
 

@@ -13,8 +13,15 @@ from typing import Any
 from pillsnap.core.errors import DataError
 from pillsnap.core.manifest import SPLITS, Split
 from pillsnap.data.audit import COPIES, AuditLimits, Finding, judge, size_note
-from pillsnap.data.groups import Usable, capture_groups, drop_duplicates, near_duplicate_links, straddling
-from pillsnap.data.ledger import EarlierSplits
+from pillsnap.data.earlier import EarlierSplits
+from pillsnap.data.groups import (
+    Usable,
+    capture_groups,
+    drop_duplicates,
+    near_duplicate_links,
+    sitting_id,
+    straddling,
+)
 from pillsnap.data.mixing import Candidate, ClassMix, choose_balanced, mix_class, share_out
 from pillsnap.data.names import Domain
 from pillsnap.data.reading import Reading
@@ -58,6 +65,8 @@ class Selection:
     findings: tuple[Finding, ...]
     copies: Mapping[str, str]
     """Path → path of the copy that is used."""
+    remembered: Mapping[str, Split]
+    """sha256 → split, of the pictures that had one before."""
 
     def chosen(self) -> list[Usable]:
         """The pictures that are used."""
@@ -68,24 +77,25 @@ def select(kcode: str, pictures: Sequence[tuple[Picture, Reading]], rules: Rules
     """Decide about every picture of one class.
 
     Raises:
-        DataError: a near-duplicate pair or a group would lie in two splits.
+        DataError: a near-duplicate pair, a group or a sitting would lie in two splits, or a picture change its split.
     """
     findings = [finding for picture, reading in pictures for finding in _findings(picture, reading, rules)]
     out = {finding.path for finding in findings if finding.quarantines}
     fit = [_usable(picture, reading) for picture, reading in pictures if picture.path not in out]
     unique, copies = drop_duplicates(fit)
     links = near_duplicate_links(unique)
-    grouping = capture_groups(unique, links, earlier.of(one.sha256 for one in unique))
+    remembered = earlier.of(reading.sha256 for _, reading in pictures)
+    grouping = capture_groups(unique, links, remembered, earlier.sittings)
     findings += [
-        Finding(path, "bridges_splits", f"is too like pictures in {' and in '.join(splits)}", True)
+        Finding(path, "bridges_splits", f"ties together what is in {' and in '.join(splits)}", True)
         for path, splits in grouping.bridges.items()
     ]
     usable = tuple(one for one in unique if one.path in grouping.groups)
     splits = _split(usable, grouping.groups, grouping.pinned, rules.seed)
-    check_no_straddle((grouping.groups[path], split) for path, split in splits.items())
+    _check(usable, grouping.groups, splits, remembered)
     _check_near_duplicates(straddling(unique, links, splits))
     used, mix = _mix(usable, grouping.groups, splits, rules)
-    return Selection(kcode, usable, grouping.groups, splits, used, mix, tuple(findings), copies)
+    return Selection(kcode, usable, grouping.groups, splits, used, mix, tuple(findings), copies, remembered)
 
 
 def ledger_rows(selection: Selection, pictures: Sequence[tuple[Picture, Reading]]) -> Iterator[dict[str, Any]]:
@@ -93,15 +103,17 @@ def ledger_rows(selection: Selection, pictures: Sequence[tuple[Picture, Reading]
     reasons = {finding.path: (finding.code, finding.detail) for finding in selection.findings if finding.quarantines}
     reasons |= {path: (COPIES, f"is the same file as {kept}") for path, kept in selection.copies.items()}
     for picture, reading in pictures:
-        code, reason = reasons.get(picture.path, (None, None))
+        path = picture.path
+        code, reason = reasons.get(path, (None, None))
+        split = selection.splits.get(selection.copies.get(path, path), selection.remembered.get(reading.sha256))
         yield {
-            "path": picture.path,
+            "path": path,
             "kcode": picture.kcode,
             "domain": picture.domain,
             "sha256": reading.sha256,
-            "used": picture.path in selection.used,
-            "split": selection.splits.get(picture.path),
-            "group": selection.groups.get(picture.path),
+            "used": path in selection.used,
+            "split": split,
+            "group": selection.groups.get(path),
             "code": code,
             "reason": reason,
         }
@@ -137,26 +149,36 @@ def _usable(picture: Picture, reading: Reading) -> Usable:
 def _split(
     usable: Sequence[Usable], groups: Mapping[str, str], pinned: Mapping[str, Split], seed: int
 ) -> dict[str, Split]:
-    """Every group gets a split; each domain is balanced by itself. Pictures of several pills only ever train."""
+    """Every group gets a split; each domain is balanced by itself."""
     sizes = Counter(groups[one.path] for one in usable)
     domains: dict[str, Domain] = {}
-    fixed = dict(pinned)
     for one in usable:
         group = groups[one.path]
         # A group that a copy ties over both domains counts where test photos are scarce.
         domains[group] = "real" if one.domain == "real" else domains.get(group, one.domain)
-        if one.combination:
-            fixed.setdefault(group, "train")
-    strata = {group: (domain, sizes[group]) for group, domain in domains.items()}
-    # Groups of combinations are apart: they must not fill the training share of the single pills.
-    free = {group: stratum for group, stratum in strata.items() if not _only_combinations(group)}
-    of_group: dict[str, Split] = {group: "train" for group in strata if _only_combinations(group)}
-    of_group |= split_groups(free, seed, fixed)
+    single = {groups[one.path] for one in usable if not one.combination}
+    # Pictures of several pills only train, and must not fill the training share of the single pills.
+    of_group: dict[str, Split] = dict.fromkeys(set(sizes) - single, "train")
+    of_group |= split_groups({group: (domains[group], sizes[group]) for group in single}, seed, pinned)
     return {one.path: of_group[groups[one.path]] for one in usable}
 
 
-def _only_combinations(group: str) -> bool:
-    return group.startswith("combination:")
+def _check(
+    usable: Sequence[Usable], groups: Mapping[str, str], splits: Mapping[str, Split], remembered: Mapping[str, Split]
+) -> None:
+    """The promises, checked on the outcome and not on the way to it."""
+    check_no_straddle((groups[one.path], splits[one.path]) for one in usable)
+    check_no_straddle(
+        (sitting_id(one.kcode, one.domain, one.condition), splits[one.path])
+        for one in usable
+        if one.condition is not None and not one.combination
+    )
+    moved = [one.path for one in usable if remembered.get(one.sha256, splits[one.path]) != splits[one.path]]
+    if moved:
+        raise DataError(f"{len(moved)} pictures would change their split, such as {moved[0]}")
+    tested = [one.path for one in usable if one.combination and splits[one.path] != "train"]
+    if tested:
+        raise DataError(f"{len(tested)} pictures of several pills would not be in train, such as {tested[0]}")
 
 
 def _mix(

@@ -53,7 +53,8 @@ def _split_stratum(sizes: Mapping[str, int], seed: int, pinned: Mapping[str, Spl
     assigned = {group: pinned[group] for group in sizes if group in pinned}
     order = sorted((group for group in sizes if group not in assigned), key=lambda group: (_order(seed, group), group))
     if not assigned and len(order) < len(SPLITS):
-        return dict(zip(order, ("train", "test"), strict=False))
+        largest_first = sorted(order, key=sizes.__getitem__, reverse=True)
+        return dict(zip(largest_first, ("train", "test"), strict=False))
     filled: Counter[Split] = Counter()
     for group, split in assigned.items():
         filled[split] += sizes[group]

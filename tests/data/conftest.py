@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from pillsnap.core.preprocessing import PreprocessingSpec
+from pillsnap.data.audit import AuditLimits
 from pillsnap.data.prepare import PrepareRequest
 
 KCODES = ("K-000059", "K-030864")
@@ -72,7 +75,7 @@ def studio_names(kcode: str, backgrounds: int = 2, lights: int = 3) -> list[str]
 
 
 def write_raw(root: Path, kcodes: Sequence[str] = KCODES) -> Path:
-    """``drugs.json``, 24 studio images and 16 real photos (8 sittings) a drug."""
+    """``drugs.json``, 24 studio images and 16 real photos (4 sittings) a drug."""
     write_drug_list(root / "drugs.json", kcodes)
     for kcode in kcodes:
         for name in studio_names(kcode):
@@ -103,6 +106,7 @@ class Tiny:
             "minimum": 10,
             "workers": 2,
             "preprocessing": PreprocessingSpec(target_size=24),
+            "limits": AuditLimits(min_side_px=16),
         }
         return PrepareRequest(**{**values, **changes})
 
@@ -116,3 +120,9 @@ def tiny() -> Tiny:
 def raw(tmp_path: Path) -> Path:
     """A raw data set of two drugs, of one's own to damage."""
     return write_raw(tmp_path / "raw")
+
+
+@pytest.fixture(scope="session")
+def shots() -> SimpleNamespace:
+    """The builders of ``readings.py``: pictures that were never drawn."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "readings.py")))

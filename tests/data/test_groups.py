@@ -1,17 +1,37 @@
 import random
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
-from pillsnap.core.errors import DataError
-from pillsnap.data.groups import Usable, capture_groups, drop_duplicates, near_duplicate_components
+from pillsnap.data.groups import (
+    COPY_DHASH_BITS,
+    DHASH_BITS,
+    capture_groups,
+    drop_duplicates,
+    near_duplicate_links,
+    straddling,
+)
 from pillsnap.data.names import parse_condition
-from pillsnap.data.scan import perceptual_hashes
+from pillsnap.data.reading import perceptual_hashes, small_grey
 
 
-def usable(path, sha256, kcode="K-000059", domain="real", **hashes):
-    return Usable(path, kcode, domain, parse_condition(path.rpartition("/")[2], domain), sha256, **hashes)
+def grouped(pictures, before=None, sittings=None):
+    return capture_groups(pictures, near_duplicate_links(pictures), before, sittings)
+
+
+def together(pictures, before=None):
+    """Sets of file names."""
+    members = {}
+    for path, group in grouped(pictures, before).groups.items():
+        members.setdefault(group, set()).add(path.rpartition("/")[2])
+    return sorted(map(sorted, members.values()))
+
+
+def turned(one, start, stop):
+    """The dHash with these bits turned."""
+    return f"{int(one.dhash, 16) ^ sum(1 << bit for bit in range(start, stop)):016x}"
 
 
 def scene(background_seed, angle_deg):
@@ -23,61 +43,177 @@ def scene(background_seed, angle_deg):
     return image
 
 
-def test_a_sitting_is_everything_but_the_rotation():
-    names = [
-        f"K-000059_{b}_{light}_{s}_0_90_{r:03d}_200.jpg"
-        for b in (0, 1)
-        for light in (0, 1)
-        for s in (0, 1)
-        for r in (0, 45)
-    ]
-    groups = capture_groups([usable(name, name) for name in names])
-    assert len(set(groups.values())) == 8
-    assert groups["K-000059_1_0_1_0_90_000_200.jpg"] == "K-000059/real/b1-l0-s1-e90"
+def test_a_sitting_is_everything_but_the_rotation_and_the_light(shots):
+    names = [shots.real(b, s, light, turn) for b in (0, 1) for light in (0, 1, 2) for s in (0, 1) for turn in (0, 45)]
+    grouping = grouped([shots.usable(name) for name in names])
+    assert len(set(grouping.groups.values())) == 4
+    assert grouping.groups[f"real_photos/{shots.KCODE}/{names[-1]}"] == "K-000059/real/b1-s1-e90"
+    assert (grouping.pinned, grouping.bridges) == ({}, {})
 
 
-def test_near_duplicates_hang_together_and_others_do_not():
-    hashes = [perceptual_hashes(scene(seed, angle)) for seed in (1, 2, 3) for angle in (0, 30, 60, 90)]
-    components = near_duplicate_components([h[0] for h in hashes], [h[1] for h in hashes])
-    assert len(set(components[:4])) == len(set(components[4:8])) == 1
-    assert len(set(components)) == 3
+def test_studio_and_real_sittings_are_apart(shots):
+    pictures = [shots.usable(shots.real(0)), shots.usable(shots.studio(0), domain="studio")]
+    assert len(together(pictures)) == 2
 
 
-def test_groups_do_not_hang_on_order_or_place():
+def test_near_duplicates_hang_together_and_others_do_not(shots):
     pictures = []
-    for index, (seed, angle) in enumerate((s, a) for s in (1, 2, 3) for a in (0, 30, 60)):
-        dhash, phash = perceptual_hashes(scene(seed, angle))
-        pictures.append(usable(f"IMG_{index}.jpg", f"{index * 7 % 9:064d}", dhash=dhash, phash=phash))
+    for seed in (1, 2, 3):
+        for angle in (0, 30, 60, 90):
+            dhash, phash = perceptual_hashes(small_grey(scene(seed, angle)))
+            pictures.append(replace(shots.usable(f"IMG_{seed}_{angle}.jpg"), dhash=dhash, phash=phash))
+    assert [len(members) for members in together(pictures)] == [4, 4, 4]
+
+
+def test_the_threshold_of_near_duplicates(shots):
+    assert len(together([shots.usable("a.jpg", scene="x"), shots.usable("b.jpg", scene="x", flips=DHASH_BITS)])) == 1
+    assert len(together([shots.usable("a.jpg", scene="x"), shots.usable("b.jpg", scene="x", flips=13)])) == 2
+
+
+def test_a_chain_is_one_group(shots):
+    a = shots.usable("a.jpg", scene="x")
+    b = replace(shots.usable("b.jpg"), dhash=turned(a, 0, 10))
+    c = replace(shots.usable("c.jpg"), dhash=turned(a, 0, 20))
+    assert len(together([a, c])) == 2
+    assert len(together([a, b, c])) == 1
+
+
+def test_names_are_believed_where_they_tell_something(shots):
+    """Front and back of a plain pill on one surface hash alike and are two sittings all the same."""
+    front, back = shots.usable(shots.real(0, 0), scene="x"), shots.usable(shots.real(0, 1), scene="x", flips=10)
+    assert len(together([front, back])) == 2
+
+
+def test_copies_are_linked_whatever_their_names_say(shots):
+    named = shots.usable(shots.real(0), scene="x")
+    copy = shots.usable("IMG_1.jpg", scene="x", flips=COPY_DHASH_BITS)
+    other_domain = shots.usable("x.png", scene="x", flips=2, domain="studio")
+    assert len(together([named, copy])) == 1
+    assert len(together([named, other_domain])) == 1
+    assert len(together([named, shots.usable(shots.real(3), scene="x", flips=2)])) == 1
+    shows_something_else = replace(shots.usable(shots.real(3), scene="x", flips=2), thumb=bytes(256))
+    assert len(together([named, shows_something_else])) == 2
+
+
+def test_a_plain_name_joins_the_nearest_sitting_only(shots):
+    """A photo of a sitting under the phone's own name is a twin; it must not join every sitting on that surface."""
+    near = shots.usable(shots.real(0, 0), scene="x", flips=7)
+    farther = shots.usable(shots.real(0, 1), scene="x", flips=9)
+    plain = shots.usable("IMG_1.jpg", scene="x")
+    assert together([near, farther, plain]) == sorted(
+        [sorted([shots.real(0, 0), "IMG_1.jpg"]), [shots.real(0, 1)]],
+    )
+    studio = shots.usable("x.png", scene="x", domain="studio", flips=6)
+    assert len(together([near, studio])) == 2
+
+
+def test_groups_do_not_hang_on_order_or_place(shots):
+    pictures = [shots.usable(f"IMG_{n}.jpg", scene=f"s{n // 3}", flips=n % 3) for n in range(9)]
+    pictures += [shots.usable(shots.real(b, 0, light), scene=f"r{b}{light}") for b in range(3) for light in range(2)]
+    pictures.append(shots.usable("copy.jpg", scene="r10"))
     shuffled = pictures.copy()
     random.Random(3).shuffle(shuffled)
-    assert capture_groups(shuffled) == capture_groups(pictures)
-    assert all(name.startswith("K-000059/real/n") for name in capture_groups(pictures).values())
+    assert grouped(shuffled).groups == grouped(pictures).groups
+    assert len(set(grouped(pictures).groups.values())) == 6
 
 
-def test_classes_and_domains_are_never_joined():
-    same = {"dhash": "0" * 16, "phash": "0" * 16}
-    pictures = [
-        usable("a.jpg", "a", **same),
-        usable("b.jpg", "b", kcode="K-030864", **same),
-        usable("c.jpg", "c", domain="studio", **same),
-        usable("d.jpg", "d", **same),
-    ]
-    groups = capture_groups(pictures)
-    assert groups["a.jpg"] == groups["d.jpg"]
-    assert len(set(groups.values())) == 3
+def test_more_pictures_than_a_block(shots, monkeypatch):
+    pictures = [shots.usable(f"IMG_{n:02d}.jpg", scene=f"s{n % 5}", flips=n // 5) for n in range(25)]
+    expected = near_duplicate_links(pictures).tolist()
+    monkeypatch.setattr("pillsnap.data.groups._BLOCK", 4)
+    assert near_duplicate_links(pictures).tolist() == expected
+    assert len(together(pictures)) == 5
 
 
-def test_same_bytes_in_one_class_are_kept_once():
-    known = "K-000059_0_0_0_0_90_000_200.jpg"
-    kept, dropped = drop_duplicates(
-        [usable("real/a.jpg", "x"), usable("studio/b.jpg", "x", domain="studio"), usable("one.jpg", "y")]
-    )
-    assert [picture.path for picture in kept] == ["one.jpg", "studio/b.jpg"]
-    assert dropped == {"real/a.jpg": "studio/b.jpg"}
-    kept, _ = drop_duplicates([usable("a.jpg", "x", domain="studio"), usable(known, "x")])
-    assert [picture.path for picture in kept] == [known]
+@pytest.mark.parametrize("count", [0, 1])
+def test_no_picture_and_one(shots, count):
+    pictures = [shots.usable("a.jpg")][:count]
+    assert near_duplicate_links(pictures).shape == (0, 2)
+    assert len(grouped(pictures).groups) == count
 
 
-def test_same_bytes_under_two_drugs_are_a_label_error():
-    with pytest.raises(DataError, match=r"a\.jpg = b\.jpg"):
-        drop_duplicates([usable("a.jpg", "x"), usable("b.jpg", "x", kcode="K-030864")])
+def test_same_bytes_are_kept_once(shots):
+    def kept(*pictures):
+        return [one.path.rpartition("/")[2] for one in drop_duplicates(pictures)[0]]
+
+    plain, studio = shots.usable("a.jpg", "x"), shots.usable("b.png", "x", domain="studio")
+    one = shots.usable("one.jpg")
+    assert drop_duplicates([plain, studio, one])[1] == {plain.path: studio.path}
+    assert kept(plain, studio, one) == ["one.jpg", "b.png"]
+    assert kept(studio, shots.usable(shots.real(0), "x")) == [shots.real(0)]
+    combination = shots.usable("0.png", "x", domain="studio", combination=True)
+    assert kept(combination, shots.usable("z.png", "x", domain="studio")) == ["z.png"]
+
+
+class TestGrowing:
+    """Pictures that were split before, and new ones."""
+
+    def test_a_new_twin_follows_its_group(self, shots):
+        old = shots.usable("a.jpg", scene="x")
+        grouping = grouped([old, shots.usable("b.jpg", scene="x", flips=5)], {old.sha256: "test"})
+        assert list(grouping.pinned.values()) == ["test"]
+        assert len(set(grouping.groups.values())) == 1
+
+    def test_a_bridge_is_left_out_and_nothing_else(self, shots):
+        left, right = shots.usable("a.jpg", scene="x"), shots.usable("c.jpg", scene="x", flips=20)
+        mates = [shots.usable("b.jpg", scene="x", flips=1)]
+        before = {left.sha256: "train", right.sha256: "test"}
+        bridge = replace(shots.usable("bridge.jpg"), dhash=left.dhash, phash=right.phash)
+        assert len(set(grouped([left, right, *mates], before).groups.values())) == 2
+        grouping = grouped([left, right, *mates, bridge], before)
+        assert grouping.bridges == {bridge.path: ("train", "test")}
+        assert set(grouping.groups) == {left.path, right.path, mates[0].path}
+
+    def test_a_chain_of_new_ones_between_two_splits_is_left_out(self, shots):
+        left, right = shots.usable("a.jpg", scene="x"), shots.usable("b.jpg", scene="y")
+        one = replace(shots.usable("n1.jpg"), dhash=turned(left, 0, 10))
+        two = replace(shots.usable("n2.jpg"), dhash=turned(left, 0, 20), phash=right.phash)
+        grouping = grouped([left, right, one, two], {left.sha256: "train", right.sha256: "test"})
+        assert set(grouping.bridges) == {one.path, two.path}
+
+    def test_a_sitting_holds_together_without_its_first_picture(self, shots):
+        """The first picture is a bridge; its sitting must not fall into pieces that land in two splits."""
+        first, *others = [shots.usable(shots.real(2, rotation=turn), f"new {turn}") for turn in (0, 45, 90)]
+        trained, tested = shots.usable("a.jpg", scene=f"new {0}", flips=2), shots.usable("z.jpg", scene="z")
+        copy_of_tested = shots.usable(shots.real(2, rotation=135), "new 135", "z", flips=1)
+        before = {trained.sha256: "train", tested.sha256: "test"}
+        pictures = [first, *others, copy_of_tested, trained, tested]
+        grouping = grouped(pictures, before)
+        splits = {path: grouping.pinned.get(group) for path, group in grouping.groups.items()}
+        assert not straddling(pictures, near_duplicate_links(pictures), splits)
+        assert len({splits[one.path] for one in others if one.path in splits}) <= 1
+
+    def test_a_renamed_picture_does_not_take_its_new_sitting_along(self, shots):
+        """Its name now says that it belongs to a sitting of another split."""
+        sitting = [shots.usable(shots.real(1, rotation=turn)) for turn in (0, 45, 90)]
+        renamed = shots.usable(shots.real(1, rotation=135), "renamed")
+        before = {**{one.sha256: "train" for one in sitting}, renamed.sha256: "test"}
+        grouping = grouped([*sitting, renamed], before)
+        assert grouping.bridges == {renamed.path: ("train", "test")}
+        assert {grouping.pinned[grouping.groups[one.path]] for one in sitting} == {"train"}
+
+    def test_of_two_that_turn_out_to_be_twins_the_tested_one_stays(self, shots):
+        one, two = shots.usable("a.jpg", scene="x"), shots.usable("b.jpg", scene="x", flips=2)
+        grouping = grouped([one, two], {one.sha256: "train", two.sha256: "test"})
+        assert list(grouping.bridges) == [one.path]
+
+    def test_a_sitting_that_is_shot_anew_keeps_its_split(self, shots):
+        again = shots.usable(shots.real(1), "other bytes")
+        grouping = grouped([again], {}, {"K-000059/real/b1-s0-e90": "test"})
+        assert grouping.pinned == {"K-000059/real/b1-s0-e90": "test"}
+        tied = shots.usable("a.jpg", scene="other bytes")
+        grouping = grouped([again, tied], {tied.sha256: "train"}, {"K-000059/real/b1-s0-e90": "test"})
+        assert list(grouping.bridges) == [again.path]
+
+    def test_combinations_only_train(self, shots):
+        name = "K-000059-030864_0_0_0_0_90_000_200.png"
+        combination = shots.usable(name, domain="studio", combination=True)
+        assert combination.condition == parse_condition(name, "studio")
+        single = shots.usable(shots.studio(0), domain="studio")
+        grouping = grouped([combination, single])
+        assert grouping.pinned == {"combination:K-000059/studio/b0-s0-e90": "train"}
+        copy = shots.usable(shots.studio(1), scene=name, domain="studio", flips=1)
+        assert grouped([combination, copy]).pinned == {"K-000059/studio/b1-s0-e90": "train"}
+        grouping = grouped([combination, copy], {copy.sha256: "test"})
+        assert list(grouping.bridges) == [combination.path]
+        assert list(grouped([combination], {combination.sha256: "val"}).bridges) == [combination.path]

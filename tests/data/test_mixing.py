@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pillsnap.data.mixing import Candidate, choose_balanced, mix_class
+from pillsnap.data.mixing import Candidate, choose_balanced, missing_photos, mix_class, share_out
+from pillsnap.data.split import SHARES
 
 
 def test_the_example_of_the_capture_protocol():
@@ -83,3 +84,24 @@ def test_choice_does_not_hang_on_the_order(rnd: random.Random, count):
 
 def test_another_seed_chooses_others():
     assert choose_balanced(grid(), 20, 0) != choose_balanced(grid(), 20, 1)
+
+
+@given(st.integers(0, 400), st.tuples(*[st.integers(0, 300)] * 3))
+def test_shares_are_kept_where_there_are_enough(count, available):
+    have = dict(zip(SHARES, available, strict=True))
+    taken = share_out(count, have, SHARES)
+    assert sum(taken.values()) == min(count, sum(available))
+    assert all(0 <= taken[split] <= have[split] for split in SHARES)
+    if all(have[split] > count * share for split, share in SHARES.items()):
+        assert all(abs(taken[split] - count * share) < 1 for split, share in SHARES.items())
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.floats(0.05, 1), st.integers(0, 100))
+def test_with_what_is_missing_a_class_is_complete(real, studio, ratio, minimum):
+    more_real, more_studio = missing_photos(mix_class(real, studio, ratio, minimum), ratio, minimum)
+    assert more_real >= 0 <= more_studio
+    complete = mix_class(real + more_real, studio + more_studio, ratio, minimum)
+    assert complete.shortfall == 0
+    assert complete.reaches_ratio or complete.images == 0
+    if not mix_class(real, studio, ratio, minimum).is_short:
+        assert more_real <= 1

@@ -77,3 +77,45 @@ def test_a_cut_group_is_refused():
 def test_the_seed_matters():
     groups = {f"g{i}": ("K", 3) for i in range(30)}
     assert split_groups(groups, 0) != split_groups(groups, 1)
+
+
+def test_of_two_groups_the_larger_trains():
+    for seed in range(5):
+        assert split_groups({"a": ("K", 5), "b": ("K", 90)}, seed) == {"a": "test", "b": "train"}
+
+
+@given(GROUPS, GROUPS, st.integers(0, 3))
+def test_what_was_split_stays_when_more_comes(groups, more, seed):
+    before = split_groups(groups, seed)
+    grown = {**{f"new {name}": value for name, value in more.items()}, **groups}
+    after = split_groups(grown, seed, before)
+    assert set(after) == set(grown)
+    assert {group: after[group] for group in groups} == before
+
+
+@given(st.integers(1, 6), st.integers(0, 3))
+def test_new_groups_fill_what_is_missing(rounds, seed):
+    """Ten groups a round, one round after the other: the shares hold in the end."""
+    groups, splits = {}, {}
+    for number in range(rounds):
+        groups |= {f"{number} {index}": ("K", 4) for index in range(10)}
+        splits = split_groups(groups, seed, splits)
+    counts = images(groups, splits)
+    for split, share in (("train", 0.8), ("val", 0.1), ("test", 0.1)):
+        assert abs(counts[split] - share * 40 * rounds) <= 6
+
+
+def test_an_empty_split_is_filled_by_a_new_group_only():
+    pinned = {f"old{index}": "train" for index in range(8)}
+    groups = {name: ("K", 5) for name in [*pinned, "new1", "new2"]}
+    splits = split_groups(groups, 0, pinned)
+    assert {splits[name] for name in pinned} == {"train"}
+    assert {splits["new1"], splits["new2"]} == {"val", "test"}
+
+
+def test_strata_are_split_by_themselves():
+    groups = {f"{domain}{index}": ((domain,), size) for domain, size in (("real", 2), ("studio", 30)) for index in range(10)}
+    splits = split_groups(groups, 3)
+    for domain in ("real", "studio"):
+        counts = Counter(splits[f"{domain}{index}"] for index in range(10))
+        assert counts == {"train": 8, "val": 1, "test": 1}

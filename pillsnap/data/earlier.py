@@ -1,0 +1,154 @@
+"""What a data set that was prepared before fixes for the next: indices, splits of pictures and sittings, the seed.
+
+Knows what an earlier run leaves behind, and when it must not be gone on from; decides nothing about new pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pillsnap.core.catalog import CLASS_MAPPING_FILE, Catalog
+from pillsnap.core.errors import ConfigError, DataError, ManifestError
+from pillsnap.core.manifest import SPLITS, SUMMARY_FILE, Split
+from pillsnap.data.class_mapping import load_class_mapping
+from pillsnap.data.compare import compare_catalogs
+from pillsnap.data.ledger import LEDGER_FILE, SEED_KEY, digest_prefixes, read_batches
+
+
+@dataclass(frozen=True)
+class EarlierSplits:
+    """Which split each picture had, by the first 64 bits of its sha256 (9 bytes a picture in memory)."""
+
+    digests_N: NDArray[np.uint64]
+    """Ascending."""
+    splits_N: NDArray[np.int8]
+    sittings: Mapping[str, Split] = field(default_factory=dict)
+    """Group id → split, of the groups that names tell."""
+
+    @classmethod
+    def load(cls, ledgers: Sequence[Path]) -> Self:
+        """Read the splits of ledgers.
+
+        Raises:
+            ManifestError: one cannot be read, so the split could not be kept; or they contradict each other.
+        """
+        digests, splits = [np.zeros(0, np.uint64)], [np.zeros(0, np.int8)]
+        sittings: dict[str, Split] = {}
+        for path in ledgers:
+            try:
+                for batch in read_batches(path, ["sha256", "split", "group"]):
+                    known = batch.filter(batch.column("split").is_valid())
+                    names: list[Split] = known.column("split").to_pylist()
+                    digests.append(digest_prefixes(known.column("sha256").to_pylist()))
+                    splits.append(np.asarray([SPLITS.index(name) for name in names], np.int8))
+                    for group, name in zip(known.column("group").to_pylist(), names, strict=True):
+                        if group is not None and "/b" in group:
+                            sittings.setdefault(group, name)
+            except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+                raise ManifestError(f"{path}: cannot be read ({error}), {_NEEDED}") from error
+        together = np.concatenate(digests)
+        order = np.argsort(together, kind="stable")
+        digests_N, splits_N = together[order], np.concatenate(splits)[order]
+        contradictions = int(np.sum((digests_N[1:] == digests_N[:-1]) & (splits_N[1:] != splits_N[:-1])))
+        if contradictions:
+            raise ManifestError(
+                f"{' and '.join(map(str, ledgers))}: {contradictions} pictures are in two splits, so they cannot be "
+                "gone on from together; give another --out, or leave out --previous"
+            )
+        return cls(digests_N, splits_N, sittings)
+
+    def of(self, sha256: Iterable[str]) -> dict[str, Split]:
+        """sha256 → split, of those that had one."""
+        wanted = [digest for digest in sha256 if digest]
+        if not wanted or not len(self.digests_N):
+            return {}
+        prefixes = digest_prefixes(wanted)
+        places = np.searchsorted(self.digests_N, prefixes).clip(max=len(self.digests_N) - 1)
+        hits = self.digests_N[places] == prefixes
+        return {
+            digest: SPLITS[self.splits_N[place]] for digest, place, hit in zip(wanted, places, hits, strict=True) if hit
+        }
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What is fixed already."""
+
+    mapping: Catalog | None
+    splits: EarlierSplits
+    ledgers: tuple[Path, ...]
+
+    def catalog(self, drugs: Catalog) -> Catalog:
+        """The new drug list with the indices that are promised."""
+        return drugs if self.mapping is None else self.mapping.updated(drugs)
+
+
+_NEEDED = (
+    "so pictures could change their split; bring it back from a backup, or split anew with --fresh (scores on the old "
+    "test split then mean nothing for the new one)"
+)
+
+
+def load_earlier(folders: Sequence[Path], seed: int) -> Earlier:
+    """What the data sets in these folders fix together; folders without one fix nothing.
+
+    Args:
+        folders: those that come first have the say about indices, the others must not contradict them.
+        seed: of the split that is asked for.
+
+    Raises:
+        ConfigError: one was split with another seed.
+        DataError: one cannot be gone on from: something of it is lost or damaged, or they contradict each other.
+    """
+    ledgers = tuple(folder / LEDGER_FILE for folder in folders if _has_ledger(folder))
+    splits = EarlierSplits.load(ledgers)
+    for path in ledgers:
+        _check_seed(path, seed)
+    mappings = [found for folder in folders if (found := _mapping(folder)) is not None]
+    for other in mappings[1:]:
+        moved = compare_catalogs(other, mappings[0]).moved
+        if moved:
+            raise DataError(
+                f"{' and '.join(map(str, folders))}: {moved[0].kcode} has index {moved[0].old_index} in one and not in "
+                "the other; give another --out, or leave out --previous"
+            )
+    return Earlier(mappings[0] if mappings else None, splits, ledgers)
+
+
+def check_previous(folder: Path) -> None:
+    """Raise DataError where a folder that is named as the earlier data set holds none."""
+    if not (folder / LEDGER_FILE).is_file():
+        raise DataError(f"{folder}: holds no {LEDGER_FILE}; give the folder of a prepared data set")
+
+
+def _has_ledger(folder: Path) -> bool:
+    path = folder / LEDGER_FILE
+    if not path.is_file() and (folder / SUMMARY_FILE).is_file():
+        raise ManifestError(f"{path}: is lost, {_NEEDED}")
+    return path.is_file()
+
+
+def _mapping(folder: Path) -> Catalog | None:
+    path = folder / CLASS_MAPPING_FILE
+    if path.is_file():
+        return load_class_mapping(path)
+    if (folder / SUMMARY_FILE).is_file():
+        raise ManifestError(f"{path}: is lost, so indices could change; bring it back from a backup, or give --fresh")
+    return None
+
+
+def _check_seed(ledger: Path, seed: int) -> None:
+    stored = (pq.read_schema(ledger).metadata or {}).get(SEED_KEY, str(seed).encode()).decode()
+    if stored != str(seed):
+        raise ConfigError(
+            f"{ledger.parent}: was split with seed {stored}, not {seed}; keep --seed {stored}, or split anew with "
+            "--fresh (scores on the old test split then mean nothing for the new one)"
+        )

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from pillsnap.core.catalog import CLASS_MAPPING_FILE, Catalog
 from pillsnap.core.errors import ConfigError, DataError, ManifestError
-from pillsnap.core.manifest import SPLITS, SUMMARY_FILE, Split
+from pillsnap.core.files import read_json
+from pillsnap.core.manifest import MANIFEST_VERSION, SPLITS, SUMMARY_FILE, Split
 from pillsnap.data.class_mapping import load_class_mapping
 from pillsnap.data.compare import compare_catalogs
 from pillsnap.data.ledger import LEDGER_FILE, SEED_KEY, digest_prefixes, read_batches
@@ -131,9 +132,20 @@ def check_previous(folder: Path) -> None:
 
 def _has_ledger(folder: Path) -> bool:
     path = folder / LEDGER_FILE
-    if not path.is_file() and (folder / SUMMARY_FILE).is_file():
+    if not path.is_file() and _is_of_this_version(folder / SUMMARY_FILE):
         raise ManifestError(f"{path}: is lost, {_NEEDED}")
     return path.is_file()
+
+
+def _is_of_this_version(summary: Path) -> bool:
+    """Older manifests had no ledger and another idea of a sitting: nothing of their split can be kept."""
+    if not summary.is_file():
+        return False
+    try:
+        document = read_json(summary)
+    except DataError:
+        return True  # half-written, or damaged: it may be one
+    return not isinstance(document, dict) or document.get("manifest_version") == MANIFEST_VERSION
 
 
 def _mapping(folder: Path) -> Catalog | None:

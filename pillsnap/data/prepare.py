@@ -9,7 +9,6 @@ split stay. Knows the order of the steps; each step knows itself.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from pillsnap.data.audit_report import AUDIT_FILE, write_audit_report
 from pillsnap.data.earlier import EarlierSplits, check_previous, load_earlier
 from pillsnap.data.ledger import LEDGER_FILE, LedgerWriter, writing_ledger
 from pillsnap.data.links import LINK_FOLDERS, check_replaceable, link_folders, link_names
+from pillsnap.data.lock import only_one
 from pillsnap.data.names import Domain
 from pillsnap.data.parallel import Progress, no_progress
 from pillsnap.data.scan import SCAN_FILE, ScanStore
@@ -112,8 +112,7 @@ def prepare(request: PrepareRequest, progress: Progress = no_progress) -> Prepar
         CatalogError: the drug list.
         ConfigError: the earlier data set was split by another seed.
         DataError: a missing folder, a drug without pictures, too many quarantined pictures, near-duplicates in two
-            splits, something in the way of the links, another preparation in the same folder. No manifest is
-            written then.
+            splits, something in the way of the links. No manifest is written then.
     """
     drugs = Catalog.from_drug_list(request.drugs)
     if request.previous is not None:
@@ -121,7 +120,7 @@ def prepare(request: PrepareRequest, progress: Progress = no_progress) -> Prepar
     sources = request.sources()
     folders = _find_folders(request, drugs, sources)
     _check_no_empty_class(drugs, _folder_counts(folders), request)
-    with _alone(request.out), ScanStore.open(request.out / SCAN_FILE) as store:
+    with _alone(request.out, progress), ScanStore.open(request.out / SCAN_FILE) as store:
         before = [] if request.fresh else [folder for folder in (request.out, request.previous) if folder is not None]
         earlier = load_earlier(before, request.seed)
         catalog = earlier.catalog(drugs)
@@ -130,36 +129,27 @@ def prepare(request: PrepareRequest, progress: Progress = no_progress) -> Prepar
         _check_no_empty_class(catalog, store.counts(), request)
         store.read_missing(request.workers or os.cpu_count() or 1, progress)
         _check_no_empty_class(catalog, store.usable_counts(), request)
+        stored = _stored_hash(request.out)  # before the new one is in memory
         with writing_ledger(request.out / LEDGER_FILE, request.seed) as ledger:
             tally, rows = _select_all(catalog, store, request, earlier.splits, ledger)
             ledger.carry_over(earlier.ledgers)
             _check_damage(request, tally)
             manifest = Manifest.build(request.out, _summary(request, catalog, tally), rows, catalog)
+            del rows  # the manifest has sorted ones of its own
             for domain, name in LINK_FOLDERS.items():
                 link_folders(request.out / name, _paths(folders.get(domain, {})))
-        return _finish(manifest, tally.report(total), store)
+        return _finish(manifest, tally.report(total), store, reused=manifest.hash == stored)
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """One preparation a folder at a time. The lock goes with the process, however that ends; its file stays, since
-    whoever waits for it would else hold the lock of a file that is gone.
-    """
+def _alone(out: Path, progress: Progress) -> Iterator[None]:
+    """One preparation a folder at a time: the second waits, and finds what the first has made."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise DataError(f"{out}: cannot be written to ({error.strerror or error}); give another --out") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"{out}: another preparation works in this folder; wait for it to end") from error
-        except OSError as error:
-            raise DataError(f"{out}: cannot be locked ({error.strerror}); use a file system with locks") from error
+        raise DataError(f"{out}: cannot be made ({error.strerror or error}); give another --out") from error
+    with only_one(out / ".lock", lambda: progress("waiting for the preparation that works in this folder", 0, 1)):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _find_folders(request: PrepareRequest, catalog: Catalog, sources: Mapping[Domain, Source]) -> Folders:
@@ -290,9 +280,8 @@ def _summary(request: PrepareRequest, catalog: Catalog, tally: Tally) -> dict[st
     }
 
 
-def _finish(manifest: Manifest, report: dict[str, Any], store: ScanStore) -> PrepareResult:
+def _finish(manifest: Manifest, report: dict[str, Any], store: ScanStore, *, reused: bool) -> PrepareResult:
     root = manifest.root
-    reused = _stored_hash(root) == manifest.hash
     if not (reused and _stored_report(root) == report and (root / AUDIT_FILE).is_file()):
         write_audit_report(root / AUDIT_FILE, manifest, report, store)
         write_json(root / REPORT_FILE, report)

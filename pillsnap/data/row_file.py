@@ -1,4 +1,4 @@
-"""Rows of one size in a file, written in any order, that outlive a killed process; and a lock of one process.
+"""Rows of one size in a file, written in any order, that outlive a killed process.
 
 ``images.u8`` is row after row. ``rows.sha256`` says of each row what it was made of, in 32 bytes; zeros: the row is
 not there. A row is on the disk before it is said to be there, so a process that is killed at any moment leaves rows
@@ -8,10 +8,7 @@ Legend: N rows, K of them.
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -120,33 +117,6 @@ def find_rows(wanted_K32: Origins, offered_N32: Origins) -> Indices:
     row = order[place]
     same = (offered_N32[row] == wanted_K32).all(axis=1) & wanted_K32.any(axis=1)
     return np.where(same, row, -1)
-
-
-@contextmanager
-def only_one(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """One process (or thread) at a time; ``on_wait`` is called where another is in it.
-
-    The kernel holds the lock and ends it with its process, however that ends. The empty file stays.
-
-    Raises:
-        DataError: the file system has no locks, or the file cannot be made.
-    """
-    try:
-        stream = path.open("ab")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be made ({error.strerror})") from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be locked ({error.strerror}); choose a folder on another disk") from error
-        try:
-            yield
-        finally:
-            fcntl.flock(stream, fcntl.LOCK_UN)  # also where a process that was forked meanwhile has it open
 
 
 def _reserve(path: Path, size: int) -> None:

@@ -72,7 +72,9 @@ def test_lost_and_damaged_parts(shots, tmp_path):
     whole = ledger.read_bytes()
     for damage in (b"", b"PAR1 nonsense", whole[: len(whole) // 2]):
         ledger.write_bytes(damage)
-        with pytest.raises(ManifestError, match=r"pictures\.parquet: cannot be read .*backup, or split anew with --fresh"):
+        with pytest.raises(
+            ManifestError, match=r"pictures\.parquet: cannot be read .*backup, or split anew with --fresh"
+        ):
             load_earlier([folder], 0)
     ledger.unlink()
     with pytest.raises(ManifestError, match=r"pictures\.parquet: is lost, .*backup, or split anew with --fresh"):

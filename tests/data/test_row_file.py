@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pillsnap.core.errors import DataError
-from pillsnap.data.row_file import DATA_FILE, ORIGIN_BYTES, ORIGIN_FILE, RowFile, find_rows, only_one
+from pillsnap.data.row_file import DATA_FILE, ORIGIN_BYTES, ORIGIN_FILE, RowFile, find_rows
 
 ROWS, ROW_BYTES = 5, 8
 A, B = np.full((1, ORIGIN_BYTES), 7, np.uint8), np.full((1, ORIGIN_BYTES), 9, np.uint8)
@@ -124,17 +124,3 @@ def test_every_row_that_is_offered_is_found(order, count):
     found = find_rows(offered[:count], offered)
     np.testing.assert_array_equal(found, np.arange(count))
     np.testing.assert_array_equal(find_rows(offered, offered[:count]), [*range(count), *[-1] * (20 - count)])
-
-
-def test_a_folder_without_locks_is_said(tmp_path, monkeypatch):
-    def no_locks(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", no_locks)
-    with (
-        pytest.raises(DataError, match=r"cannot be locked .*another disk"),
-        only_one(tmp_path / "lock", lambda: None),
-    ):
-        pass
-    with pytest.raises(DataError, match="cannot be made"), only_one(tmp_path / "no" / "lock", lambda: None):
-        pass

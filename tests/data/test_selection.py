@@ -17,7 +17,13 @@ RULES = Rules(seed=0, ratio=0.7, minimum=0)
 @pytest.fixture
 def protocol(shots):
     """10 sittings of 6 real photos, 12 of 4 studio pictures."""
-    real = [shots.found(shots.real(b, s, light, turn)) for b in range(5) for s in (0, 1) for light in range(3) for turn in (0, 45)]
+    real = [
+        shots.found(shots.real(b, s, light, turn))
+        for b in range(5)
+        for s in (0, 1)
+        for light in range(3)
+        for turn in (0, 45)
+    ]
     studio = [
         shots.found(shots.studio(b, s, light, turn), domain="studio")
         for b in range(3) for s in (0, 1) for light in range(2) for turn in (0, 20, 40, 60)
@@ -136,7 +142,9 @@ def test_combinations_only_train_and_do_not_count(protocol, shots):
     assert len(combinations) == 43
     assert {selection.splits[one.path] for one in combinations} == {"train"}
     assert all(one.box is not None for one in combinations)
-    single = Counter(selection.splits[one.path] for one in selection.usable if one.domain == "studio" and not one.combination)
+    single = Counter(
+        selection.splits[one.path] for one in selection.usable if one.domain == "studio" and not one.combination
+    )
     assert single["val"] and single["test"]
     assert single == Counter(choose(singles).splits[p.path] for p, _ in singles if p.domain == "studio")
 

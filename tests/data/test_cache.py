@@ -33,13 +33,13 @@ def manifest(tiny, raw, tmp_path):
 
 @pytest.fixture
 def prepared(monkeypatch):
-    """Names of the pictures that were decoded whole."""
+    """Names of the pictures that were prepared."""
     names = []
     whole = InferencePreprocessor.prepare_for_model
 
-    def spy(self, data, name="image"):
+    def spy(self, data, name="image", box=None):
         names.append(name)
-        return whole(self, data, name)
+        return whole(self, data, name, box)
 
     monkeypatch.setattr(InferencePreprocessor, "prepare_for_model", spy)
     return names
@@ -75,7 +75,7 @@ def test_a_row_with_a_box_is_cut_out_first(manifest, tmp_path, prepared):
     boxes = {3: Box(2, 4, 12, 10), 7: Box(0, 0, 32, 32), 45: Box(30, 1, 2, 31)}
     boxed = with_boxes(manifest, boxes)
     images = build(boxed, tmp_path / "cache").images_NHWC_u8
-    assert len(prepared) == IMAGES - len(boxes)
+    assert len(prepared) == IMAGES
     for row in range(IMAGES):
         path, sha256 = boxed.rows["path"][row].as_py(), boxed.rows["sha256"][row].as_py()
         expected = expected_row(boxed, row)
@@ -123,9 +123,9 @@ def test_another_decoder_or_margin_makes_the_old_cache_stale(manifest, tmp_path,
         PreparedCache.open(manifest, SPEC, tmp_path / "cache")
     prepared.clear()
     build(with_boxes(manifest, {0: Box(0, 0, 9, 9)}), tmp_path / "cache")
-    assert len(prepared) == IMAGES - 1
-    build(manifest, tmp_path / "cache")
     assert len(prepared) == IMAGES
+    build(manifest, tmp_path / "cache")
+    assert len(prepared) == IMAGES + 1
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_a_killed_copy_goes_on_and_copies_from_an_interrupted_cache(manifest, tm
     kill_at(boxed, folder, "copying")
     stages = {}
     images = build(boxed, folder, progress=lambda stage, done, total: stages.update({stage: done})).images_NHWC_u8
-    assert prepared == []
+    assert prepared == [str(boxed.root / boxed.rows["path"][0].as_py())]
     part = f".{cache_folder(manifest, SPEC, folder).name}.part"
     assert stages == {
         "kept from the interrupted build": 19,
@@ -331,16 +331,14 @@ def test_only_new_pictures_are_read_when_the_data_grows(tiny, raw, manifest, tmp
         np.testing.assert_array_equal(images.images_NHWC_u8[row], expected_row(grown, row))
 
 
-def test_a_row_is_copied_only_with_the_same_box(manifest, tmp_path, prepared, monkeypatch):
+def test_a_row_is_copied_only_with_the_same_box(manifest, tmp_path, prepared):
     folder = tmp_path / "cache"
-    cut = []
-    monkeypatch.setattr(cache_module, "crop_to_box", lambda *args: cut.append(args[1]) or crop_to_box(*args))
     first, second = Box(1, 2, 9, 9), Box(1, 3, 9, 9)
     build(with_boxes(manifest, {0: first, 1: first}), folder)
     prepared.clear()
-    cut.clear()
     images = build(with_boxes(manifest, {0: first, 1: second}), folder).images_NHWC_u8
-    assert cut == [second]
+    assert prepared == [str(manifest.root / manifest.rows["path"][1].as_py())]
+    prepared.clear()
     build(manifest, folder)
     assert len(prepared) == 2
     assert not np.array_equal(images[0], expected_row(manifest, 0))
@@ -358,7 +356,7 @@ def test_nothing_is_copied_from_a_damaged_cache(manifest, tmp_path, prepared, da
             (other / ORIGIN_FILE).unlink()
     prepared.clear()
     build(with_boxes(manifest, {0: Box(0, 0, 9, 9)}), tmp_path / "cache")
-    assert len(prepared) == IMAGES - 1
+    assert len(prepared) == IMAGES
 
 
 def test_too_little_room_is_said_before_it_starts(manifest, tmp_path, monkeypatch):

@@ -7,7 +7,13 @@ from pillsnap.data.coverage import BACKGROUNDS, LIGHTS, ROTATIONS, SIDES, class_
 from pillsnap.data.mixing import mix_class
 from pillsnap.data.names import Condition
 
-CELLS = [Condition(b, light, s, 90, turn) for b in range(5) for light in range(3) for s in (0, 1) for turn in range(0, 360, 45)]
+CELLS = [
+    Condition(b, light, s, 90, turn)
+    for b in range(5)
+    for light in range(3)
+    for s in (0, 1)
+    for turn in range(0, 360, 45)
+]
 
 
 def cell(entry):

@@ -72,7 +72,9 @@ def test_lost_and_damaged_parts(shots, tmp_path):
     whole = ledger.read_bytes()
     for damage in (b"", b"PAR1 nonsense", whole[: len(whole) // 2]):
         ledger.write_bytes(damage)
-        with pytest.raises(ManifestError, match=r"pictures\.parquet: cannot be read .*backup, or split anew with --fresh"):
+        with pytest.raises(
+            ManifestError, match=r"pictures\.parquet: cannot be read .*backup, or split anew with --fresh"
+        ):
             load_earlier([folder], 0)
     ledger.unlink()
     with pytest.raises(ManifestError, match=r"pictures\.parquet: is lost, .*backup, or split anew with --fresh"):
@@ -87,6 +89,6 @@ def test_lost_and_damaged_parts(shots, tmp_path):
 
 
 def test_previous_must_be_a_data_set(shots, tmp_path):
-    with pytest.raises(DataError, match="holds no pictures.parquet; give the folder of a prepared data set"):
+    with pytest.raises(DataError, match=r"holds no pictures\.parquet; give the folder of a prepared data set"):
         check_previous(tmp_path)
     check_previous(remember(shots, tmp_path / "a", {}))

@@ -1,4 +1,4 @@
-"""A data set that grows, round after round: whatever happens, no picture changes its split and no twin is trained on."""
+"""A data set that grows, round after round: no picture ever changes its split, no twin is trained on."""
 
 import random
 from dataclasses import dataclass, replace
@@ -14,7 +14,19 @@ from pillsnap.data.selection import Rules, ledger_rows, select
 
 KCODES = ("K-000059", "K-030864")
 RULES = Rules(seed=0, ratio=0.7, minimum=0)
-EVENTS = ("sitting", "burst", "twins", "bridge", "studio", "combination", "rename", "relabel", "lose", "return", "damage")
+EVENTS = (
+    "sitting",
+    "burst",
+    "twins",
+    "bridge",
+    "studio",
+    "combination",
+    "rename",
+    "relabel",
+    "lose",
+    "return",
+    "damage",
+)
 
 
 @dataclass(frozen=True)
@@ -55,11 +67,15 @@ class World:
                     name = self.shots.studio(b, s, 0, turn, kcode)
                     self.present.append(Shot(f"{n} {turn}", f"{n} {turn}", name, kcode, "studio"))
             case "burst":
-                self.present += [Shot(f"{n} {i}", f"{n}", f"{n}_{i}.jpg", kcode, flips=i) for i in range(rng.randint(1, 5))]
+                self.present += [
+                    Shot(f"{n} {i}", f"{n}", f"{n}_{i}.jpg", kcode, flips=i) for i in range(rng.randint(1, 5))
+                ]
             case "twins":
                 for i in some:
                     one = self.present[i]
-                    self.present.append(replace(one, key=f"{n} {i}", name=f"{n}_{i}.jpg", flips=one.flips + 1, bridge=""))
+                    self.present.append(
+                        replace(one, key=f"{n} {i}", name=f"{n}_{i}.jpg", flips=one.flips + 1, bridge="")
+                    )
             case "bridge" if len(some) > 1:
                 one, two = self.present[some[0]], self.present[some[1]]
                 self.present.append(Shot(f"{n}", one.scene, f"{n}.jpg", one.kcode, flips=one.flips, bridge=two.scene))

@@ -107,14 +107,16 @@ def test_new_groups_fill_what_is_missing(rounds, seed):
 
 def test_an_empty_split_is_filled_by_a_new_group_only():
     pinned = {f"old{index}": "train" for index in range(8)}
-    groups = {name: ("K", 5) for name in [*pinned, "new1", "new2"]}
+    groups = dict.fromkeys([*pinned, "new1", "new2"], ("K", 5))
     splits = split_groups(groups, 0, pinned)
     assert {splits[name] for name in pinned} == {"train"}
     assert {splits["new1"], splits["new2"]} == {"val", "test"}
 
 
 def test_strata_are_split_by_themselves():
-    groups = {f"{domain}{index}": ((domain,), size) for domain, size in (("real", 2), ("studio", 30)) for index in range(10)}
+    groups = {
+        f"{domain}{index}": ((domain,), size) for domain, size in (("real", 2), ("studio", 30)) for index in range(10)
+    }
     splits = split_groups(groups, 3)
     for domain in ("real", "studio"):
         counts = Counter(splits[f"{domain}{index}"] for index in range(10))

@@ -17,7 +17,12 @@ def tallied(shots, *classes):
 
 
 def pictures(shots, kcode, backgrounds=5):
-    real = [shots.found(shots.real(b, s, light, 0, kcode), kcode=kcode) for b in range(backgrounds) for s in (0, 1) for light in range(3)]
+    real = [
+        shots.found(shots.real(b, s, light, 0, kcode), kcode=kcode)
+        for b in range(backgrounds)
+        for s in (0, 1)
+        for light in range(3)
+    ]
     studio = [
         shots.found(shots.studio(b, s, 0, turn, kcode), kcode=kcode, domain="studio")
         for b in range(3) for s in (0, 1) for turn in range(0, 80, 20)
@@ -58,7 +63,9 @@ def test_only_classes_that_lack_something_are_listed(shots):
 
 def test_rows(shots):
     combination = shots.found("K-000059-030864_0_2_1_0_75_040_200.png", domain="studio", combination=True)
-    _, (selection,) = tallied(shots, ("K-000059", [shots.found(shots.real(3, 1, 2, 45)), shots.found("a.jpg"), combination]))
+    _, (selection,) = tallied(
+        shots, ("K-000059", [shots.found(shots.real(3, 1, 2, 45)), shots.found("a.jpg"), combination])
+    )
     table = class_rows(selection, 7)
     assert table.schema == ROW_SCHEMA
     rows = {row["path"].rpartition("/")[2]: row for row in table.to_pylist()}

@@ -76,7 +76,7 @@ data.add_command(diff)
     "--combinations", is_flag=True, help="Also train on studio pictures of several pills, cut out by their boxes."
 )
 @click.option(
-    "--previous", type=_FOLDER, help="Data set to grow from: its indices and split stay.  [default: the one in --out]"
+    "--previous", type=_FOLDER, help="Data set to grow from, beside the one in --out: its indices and split stay."
 )
 @click.option("--fresh", is_flag=True, help="Forget the data set in --out: indices and split are made anew.")
 def prepare(

@@ -6,8 +6,8 @@ import pytest
 
 from pillsnap.core.catalog import Catalog, Drug
 from pillsnap.core.errors import ImageError, ManifestError, TamperedError
-from pillsnap.core.files import sha256_bytes
-from pillsnap.core.manifest import ROW_SCHEMA, Manifest
+from pillsnap.core.files import sha256_bytes, write_json
+from pillsnap.core.manifest import ROW_SCHEMA, SPLITS, Manifest
 
 CATALOG = Catalog(version="1", drugs=(Drug(kcode="K-1", drug_name="하나"), Drug(kcode="K-2", drug_name="둘")))
 
@@ -63,6 +63,7 @@ def test_the_order_of_rows_and_the_place_do_not_matter(tmp_path):
         (2, "group", "g3"),
         (2, "background", None),
         (3, "sha256", "0" * 64),
+        (3, "box_x", 5),
     ],
 )
 def test_any_other_value_gives_another_hash(tmp_path, change):
@@ -121,3 +122,45 @@ def test_pictures_are_checked_when_they_are_read(tmp_path):
         manifest.read_image("a.jpg", sha256_bytes(b"other"))
     with pytest.raises(ImageError, match=r"none\.jpg: cannot be read"):
         manifest.read_image("none.jpg", "0")
+
+
+def test_splits_are_written_as_the_specification_has_them(tmp_path):
+    manifest = build(tmp_path)
+    manifest.save()
+    document = json.loads((tmp_path / "splits.json").read_text())
+    assert document["manifest_hash"] == manifest.hash
+    assert document["counts"] == {"train": 2, "val": 1, "test": 1}
+    paths = dict(zip(*(manifest.rows[name].to_pylist() for name in ("path", "split")), strict=True))
+    assert {path: split for split in SPLITS for path in document["splits"][split]} == paths
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    build(tmp_path / "one").save()
+    build(tmp_path / "two", rows().take([3, 1, 0, 2])).save()
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == ["class_mapping.json", "manifest.json", "rows.parquet", "splits.json"]
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize("broken", ["class_mapping.json", "rows.parquet", "splits.json", "manifest.json"])
+def test_what_goes_wrong_in_writing_leaves_the_former_manifest(tmp_path, monkeypatch, broken):
+    former = build(tmp_path)
+    former.save()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fails_for(function, place):
+        def write(*arguments, **options):
+            if broken in str(arguments[place]):
+                raise OSError("No space left on device")
+            return function(*arguments, **options)
+
+        return write
+
+    monkeypatch.setattr("pillsnap.core.manifest.write_json", fails_for(write_json, 0))
+    monkeypatch.setattr("pillsnap.core.catalog.write_json", fails_for(write_json, 0))
+    monkeypatch.setattr("pillsnap.core.manifest.pq.write_table", fails_for(pq.write_table, 1))
+    with pytest.raises(OSError, match="No space left"):
+        build(tmp_path, rows((0, "split", "test"))).save()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert Manifest.load(tmp_path).hash == former.hash

@@ -89,6 +89,6 @@ def test_lost_and_damaged_parts(shots, tmp_path):
 
 
 def test_previous_must_be_a_data_set(shots, tmp_path):
-    with pytest.raises(DataError, match="holds no pictures.parquet; give the folder of a prepared data set"):
+    with pytest.raises(DataError, match=r"holds no pictures\.parquet; give the folder of a prepared data set"):
         check_previous(tmp_path)
     check_previous(remember(shots, tmp_path / "a", {}))

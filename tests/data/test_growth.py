@@ -1,4 +1,4 @@
-"""A data set that grows, round after round: whatever happens, no picture changes its split and no twin is trained on."""
+"""A data set that grows, round after round: no picture ever changes its split, no twin is trained on."""
 
 import random
 from dataclasses import dataclass, replace

@@ -3,6 +3,8 @@ import json
 import os
 import shutil
 
+import cv2
+import pyarrow.parquet as pq
 import pytest
 
 from pillsnap.core.errors import CatalogError, ConfigError, DataError
@@ -10,6 +12,10 @@ from pillsnap.core.experiment import AugmentationConfig
 from pillsnap.core.manifest import SPLITS, Manifest
 from pillsnap.core.preprocessing import PreprocessingSpec
 from pillsnap.data.prepare import prepare
+
+
+def ledger(out):
+    return pq.read_table(out / "pictures.parquet").to_pylist()
 
 
 def snapshot(folder):
@@ -56,12 +62,20 @@ def test_rows(prepared):
     assert [back[key] for key in ("background", "light", "side", "elevation", "rotation")] == [1, 0, 1, 90, 45]
 
 
-def test_another_place_gives_the_same_hash(tiny, prepared, tmp_path):
+PUBLISHED = ("manifest.json", "rows.parquet", "splits.json", "class_mapping.json", "pictures.parquet", "report.json")
+
+
+def same_bytes(one, two):
+    return [name for name in PUBLISHED if (one / name).read_bytes() != (two / name).read_bytes()] == []
+
+
+def test_another_place_gives_the_same_bytes(tiny, prepared, tmp_path):
     elsewhere = tiny.raw(tmp_path / "another" / "place" / "raw")
-    assert prepare(tiny.request(elsewhere, tmp_path / "out", workers=1)).manifest.hash == prepared.manifest.hash
+    prepare(tiny.request(elsewhere, tmp_path / "out", workers=1))
+    assert same_bytes(tmp_path / "out", prepared.manifest.root)
 
 
-def test_another_order_gives_the_same_hash(tiny, raw, prepared, tmp_path, monkeypatch):
+def test_another_order_gives_the_same_bytes(tiny, raw, prepared, tmp_path, monkeypatch):
     scandir = os.scandir
 
     class Reversed:
@@ -76,7 +90,8 @@ def test_another_order_gives_the_same_hash(tiny, raw, prepared, tmp_path, monkey
             pass
 
     monkeypatch.setattr(os, "scandir", Reversed)
-    assert prepare(tiny.request(raw, tmp_path / "out")).manifest.hash == prepared.manifest.hash
+    prepare(tiny.request(raw, tmp_path / "out", workers=5))
+    assert same_bytes(tmp_path / "out", prepared.manifest.root)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +145,7 @@ def test_leftovers_of_an_interrupted_run(tiny, raw, prepared, tmp_path, leftover
         case "no rows":
             (request.out / "rows.parquet").unlink()
         case "bad scan":
-            (request.out / "scan.parquet").write_bytes(b"PAR1 nonsense")
+            (request.out / "scan.db").write_bytes(b"nonsense" * 1000)
         case "stray part":
             (request.out / ".manifest.json.x.part").write_text("{")
             (request.out / "studio" / ".link-x").mkdir()
@@ -168,31 +183,80 @@ def test_damaged_pictures_are_listed_and_dropped(tiny, raw, tmp_path):
     tiny.picture(folder / "K-030864_0_0_0_0_90_090_200.jpg")
     result = prepare(tiny.request(raw, tmp_path / "out", max_damage=0.1))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    reasons = {path.rpartition("/")[2]: reason for path, reason in report["damaged"].items()}
-    assert "cut off" in reasons[truncated.name]
-    assert "not a picture" in reasons[text.name]
-    assert "empty" in reasons[empty.name]
-    assert "named after K-030864" in reasons["K-030864_0_0_0_0_90_090_200.jpg"]
+    found = {
+        path.rpartition("/")[2]: (code, reason)
+        for code, paths in report["left_out"].items()
+        for path, reason in paths.items()
+    }
+    assert {name: code for name, (code, _) in found.items()} == {
+        truncated.name: "truncated",
+        text.name: "unsupported_format",
+        empty.name: "empty",
+        "K-030864_0_0_0_0_90_090_200.jpg": "wrong_folder",
+    }
+    assert "named after K-030864" in found["K-030864_0_0_0_0_90_090_200.jpg"][1]
     assert result.manifest.summary["classes"]["K-000059"]["real"] == 13
+    assert (tmp_path / "out" / "audit.html").is_file()
+
+
+def test_broken_pieces_stop_nothing(tiny, raw, tmp_path):
+    """One in a hundred: a report, and a manifest of the rest."""
+    for kcode in tiny.kcodes:
+        for number in range(160):
+            tiny.picture(raw / "real_photos" / kcode / f"IMG_{number}.jpg", f"{kcode} {number}")
+    broken = sorted((raw / "real_photos" / "K-000059").glob("IMG*"))[::40]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:200])
+    result = prepare(tiny.request(raw, tmp_path / "out"))
+    assert sorted(result.report["left_out"]["truncated"]) == [f"real_photos/K-000059/{one.name}" for one in broken]
+    assert result.report["pictures_found"] == 400
+    assert sum(row["domain"] == "real" for row in result.manifest.rows.to_pylist()) == 352 - 4
+
+
+def everything(out):
+    """Every file and link of a data set, but for the scan's own book-keeping."""
+    return {
+        str(path.relative_to(out)): os.readlink(path) if path.is_symlink() else path.read_bytes()
+        for path in out.rglob("*")
+        if (path.is_symlink() or path.is_file()) and not path.name.startswith(("scan.db", "report.json"))
+    }
 
 
 def test_too_much_damage_stops(tiny, raw, tmp_path):
+    prepare(tiny.request(raw, tmp_path / "out"))
+    before = everything(tmp_path / "out")
     for path in sorted((raw / "studio" / "K-000059").iterdir())[:5]:
         path.write_text("this is no picture")
     with pytest.raises(DataError, match=r"5 of 80 pictures .* over the limit of 5%"):
         prepare(tiny.request(raw, tmp_path / "out"))
-    assert len(json.loads((tmp_path / "out" / "report.json").read_text())["damaged"]) == 5
-    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert everything(tmp_path / "out") == before
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert len(report["left_out"]["unsupported_format"]) == 5
+    with pytest.raises(DataError, match=r"over the limit of 5%"):
+        prepare(tiny.request(raw, tmp_path / "first"))
+    assert not (tmp_path / "first" / "manifest.json").exists()
+    assert not (tmp_path / "first" / "pictures.parquet").exists()
+    assert prepare(tiny.request(raw, tmp_path / "out", max_damage=0.07)).manifest.rows.num_rows
 
 
-def test_a_failed_run_leaves_the_former_manifest_as_it_was(tiny, raw, tmp_path):
-    request = tiny.request(raw, tmp_path / "out")
-    former = prepare(request).manifest.hash
+@pytest.mark.parametrize("how", ["no folder", "no picture", "all broken"])
+def test_a_failed_run_leaves_everything_as_it_was(tiny, raw, tmp_path, how):
+    request = tiny.request(raw, tmp_path / "out", max_damage=1)
+    prepare(request)
+    before = everything(request.out)
     shutil.rmtree(raw / "studio" / "K-000059")
-    (raw / "real_photos" / "K-000059").rename(raw / "real_photos" / "gone")
-    with pytest.raises(DataError, match="K-000059"):
+    folder = raw / "real_photos" / "K-000059"
+    for path in sorted(folder.iterdir()):
+        if how == "all broken":
+            path.write_bytes(b"")
+        else:
+            path.unlink()
+    if how == "no folder":
+        folder.rmdir()
+    with pytest.raises(DataError, match=r"K-000059 .*: no usable picture"):
         prepare(request)
-    assert Manifest.load(request.out).hash == former
+    assert everything(request.out) == before
+    assert (request.out / "report.json").is_file()
 
 
 def test_empty_class(tiny, raw, tmp_path):
@@ -235,26 +299,208 @@ def test_bad_drug_list(tiny, raw, tmp_path, kcodes, message):
 def test_copies(tiny, raw, tmp_path):
     original = sorted((raw / "real_photos" / "K-000059").iterdir())[0]
     shutil.copy(original, original.with_name("copy.jpg"))
-    result = prepare(tiny.request(raw, tmp_path / "out"))
-    assert result.report["duplicates"] == {
-        "real_photos/K-000059/copy.jpg": f"real_photos/K-000059/{original.name}",
-    }
-    shutil.copy(original, raw / "real_photos" / "K-030864" / "copy.jpg")
-    with pytest.raises(DataError, match="one label is wrong"):
-        prepare(tiny.request(raw, tmp_path / "out"))
+    request = tiny.request(raw, tmp_path / "out")
+    result = prepare(request)
+    here = f"real_photos/K-000059/{original.name}"
+    assert result.report["duplicate"] == {"real_photos/K-000059/copy.jpg": here}
+    shutil.copy(original, raw / "real_photos" / "K-030864" / "wrong.jpg")
+    result = prepare(request)
+    left_out = result.report["left_out"]["duplicate_across_classes"]
+    assert set(left_out) == {here, "real_photos/K-000059/copy.jpg", "real_photos/K-030864/wrong.jpg"}
+    assert "is the same file as" in left_out[here]
+    assert here in left_out["real_photos/K-030864/wrong.jpg"]
+    assert not set(left_out).intersection(result.manifest.rows["path"].to_pylist())
+    assert {row["code"] for row in ledger(request.out) if row["path"] in left_out} == {"duplicate_across_classes"}
+
+
+def test_a_resaved_copy_lands_in_the_split_of_its_original(tiny, raw, tmp_path):
+    """JPEG of quality 60, half the size, under the phone's own name."""
+    request = tiny.request(raw, tmp_path / "out")
+    for path in sorted((raw / "real_photos").rglob("*.jpg")):
+        path.write_bytes(tiny.picture_bytes(f"large {path.name}", ".jpg", 128))
+    for path in sorted((raw / "real_photos").rglob("K-*.jpg")):
+        small = cv2.resize(cv2.imread(str(path)), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(path.with_name(f"IMG {path.name[1:]}")), small, [cv2.IMWRITE_JPEG_QUALITY, 60])
+    rows = {row["path"].rpartition("/")[2]: row for row in prepare(request).manifest.rows.to_pylist()}
+    originals = [name for name in rows if name.startswith("K-") and rows[name]["domain"] == "real"]
+    assert len(originals) == 32
+    for name in originals:
+        copy = rows[f"IMG {name[1:]}"]
+        assert (copy["split"], copy["group"]) == (rows[name]["split"], rows[name]["group"])
+    assert {rows[name]["split"] for name in originals} == set(SPLITS)
 
 
 def test_short_classes_are_reported(tiny, raw, tmp_path):
     result = prepare(tiny.request(raw, tmp_path / "out", minimum=100))
-    short = result.report["short_classes"]["K-000059"]
+    short = result.report["classes"]["K-000059"]
     assert (short["real"], short["studio_used"], short["wanted"], short["shortfall"]) == (16, 24, 100, 60)
+    assert (short["missing_real"], short["missing_studio"]) == (54, 6)
+    assert sum(cell["photos"] for cell in short["photograph_next"]) == 54
+    assert (short["photograph_next"][0]["background"], short["photograph_next"][0]["side"]) == ("white", "front")
 
 
 def test_only_studio(tiny, raw, tmp_path):
     result = prepare(tiny.request(raw, tmp_path / "out", real=None))
     assert result.manifest.summary["domains"]["real"] == 0
     assert "test/real" in result.manifest.summary["classes"]["K-000059"]["missing"]
-    assert list(result.report["short_classes"]) == ["K-000059", "K-030864"]
+    assert "no real photos" in result.report["classes"]["K-000059"]["problems"]
+
+
+def test_the_ledger_has_every_picture_once(tiny, raw, tmp_path):
+    (raw / "studio" / "K-000059" / "broken.png").write_bytes(b"")
+    result = prepare(tiny.request(raw, tmp_path / "out"))
+    rows = ledger(tmp_path / "out")
+    on_disk = sorted(
+        f"{tree}/{path.relative_to(raw / tree).as_posix()}"
+        for tree in ("studio", "real_photos")
+        for path in (raw / tree).rglob("*.*")
+    )
+    assert sorted(row["path"] for row in rows) == on_disk
+    used = {row["path"]: row["split"] for row in result.manifest.rows.to_pylist()}
+    assert {row["path"]: row["split"] for row in rows if row["used"]} == used
+    assert [row["code"] for row in rows if row["code"]] == ["empty"]
+    assert all(row["split"] for row in rows if not row["code"])
+
+
+def test_combinations_only_train_and_carry_their_box(tiny, raw, tmp_path):
+    folder = raw / "studio" / "K-000059-030864"
+    for kcode, x in zip(tiny.kcodes, (1, 10), strict=True):
+        label = {"images": [{"drug_N": kcode}], "annotations": [{"bbox": [x, 2, 12, 20]}]}
+        for number in range(4):
+            stem = f"K-000059-030864_0_{number % 3}_0_0_90_{number * 20:03d}_200"
+            tiny.picture(folder / f"{stem}.png")
+            path = raw / "studio" / "K-000059-030864_json" / kcode / f"{stem}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(label))
+    assert prepare(tiny.request(raw, tmp_path / "without")).report["pictures_found"] == 80
+    result = prepare(tiny.request(raw, tmp_path / "out", combinations=True, ratio=0.2))
+    rows = [row for row in result.manifest.rows.to_pylist() if "K-000059-030864_" in row["path"]]
+    assert {(row["kcode"], row["box_x"], row["box_y"], row["box_width"], row["box_height"]) for row in rows} == {
+        ("K-000059", 1, 2, 12, 20),
+        ("K-030864", 10, 2, 12, 20),
+    }
+    assert len(rows) == 8
+    assert {row["split"] for row in rows} == {"train"}
+    assert all(row["box_x"] is None for row in result.manifest.rows.to_pylist() if row not in rows)
+
+
+def splits(result):
+    return {row["sha256"]: row["split"] for row in ledger(result.manifest.root) if row["split"]}
+
+
+class TestGrowing:
+    """Round after round in one folder, with real files."""
+
+    def test_nothing_ever_moves(self, tiny, raw, tmp_path):
+        request = tiny.request(raw, tmp_path / "out")
+        photos = raw / "real_photos"
+        ever = splits(prepare(request))
+
+        def grow():
+            now = splits(prepare(request))
+            assert {digest: now[digest] for digest in ever} == ever
+            ever.update(now)
+            rows = Manifest.load(request.out).rows.to_pylist()
+            assert all(ever[row["sha256"]] == row["split"] for row in rows)
+
+        for name in tiny.real_names("K-000059", backgrounds=4)[16:]:
+            tiny.picture(photos / "K-000059" / name, f"real {name}")
+        grow()
+        for number in range(12):
+            tiny.picture(photos / "K-030864" / f"IMG_{number}.jpg", f"plain {number // 3}")
+        for path in sorted((photos / "K-030864").glob("IMG*"))[::2]:
+            path.write_bytes(cv2.imencode(".jpg", cv2.imread(str(path)), [cv2.IMWRITE_JPEG_QUALITY, 70])[1].tobytes())
+        grow()
+        for name in tiny.studio_names("K-030864", backgrounds=3)[12:]:
+            tiny.picture(raw / "studio" / "K-030864" / name, f"more {name}")
+        (photos / "K-030864" / "IMG_1.jpg").rename(photos / "K-000059" / "corrected.jpg")
+        grow()
+        named = sorted((photos / "K-000059").glob("K-*"))
+        for number, path in enumerate(named[:6]):
+            path.rename(path.with_name(f"renamed {number}.jpg"))
+        away = tmp_path / "away"
+        (photos / "K-030864").rename(away)
+        tiny.picture(photos / "K-030864" / "IMG_new.jpg", "new")
+        grow()
+        shutil.rmtree(photos / "K-030864")
+        away.rename(photos / "K-030864")
+        (raw / "studio" / "moved").mkdir()
+        (raw / "studio" / "K-000059").rename(raw / "studio" / "moved" / "K-000059")
+        tiny.picture(raw / "studio" / "more" / "K-000059" / "K-000059_0_2_1_2_75_000_200.png")
+        grow()
+        assert set(ever.values()) == set(SPLITS)
+        assert prepare(request).reused
+
+    def test_a_drug_that_comes_goes_and_returns(self, tiny, raw, tmp_path):
+        request = tiny.request(raw, tmp_path / "out")
+        first = prepare(request)
+        before = splits(first)
+        for name in tiny.real_names("K-000001"):
+            tiny.picture(raw / "real_photos" / "K-000001" / name, f"real {name}")
+        tiny.drug_list(raw / "drugs.json", ["K-000001", *tiny.kcodes])
+        assert prepare(request).manifest.catalog.class_to_idx == {"K-000059": 0, "K-030864": 1, "K-000001": 2}
+        tiny.drug_list(raw / "drugs.json", ["K-000001", "K-030864"])
+        retired = prepare(request).manifest
+        assert retired.catalog.class_to_idx["K-000059"] == 0
+        assert set(retired.rows["label"].to_pylist()) == {1, 2}
+        assert not (request.out / "studio" / "K-000059").exists()
+        tiny.drug_list(raw / "drugs.json", ["K-000001", "K-030864", "K-000059"])
+        again = prepare(request)
+        assert again.manifest.catalog.class_to_idx == {"K-000059": 0, "K-030864": 1, "K-000001": 2}
+        now = splits(again)
+        assert {digest: now[digest] for digest in before} == before
+
+    def test_another_folder_grows_from_the_first(self, tiny, raw, tmp_path):
+        first = prepare(tiny.request(raw, tmp_path / "first"))
+        tiny.drug_list(raw / "drugs.json", [*reversed(tiny.kcodes)])
+        request = tiny.request(raw, tmp_path / "second", previous=tmp_path / "first")
+        known = splits(first)
+        for round_number in range(3):
+            for number in range(10):
+                tiny.picture(raw / "real_photos" / "K-000059" / f"IMG_{round_number}_{number}.jpg")
+            second = prepare(request)
+            now = splits(second)
+            assert {digest: now[digest] for digest in known} == known
+            known = now
+            assert second.manifest.catalog.kcodes == first.manifest.catalog.kcodes
+        with pytest.raises(DataError, match=r"nowhere: holds no pictures\.parquet"):
+            prepare(tiny.request(raw, tmp_path / "third", previous=tmp_path / "nowhere"))
+        assert not (tmp_path / "third").exists()
+
+    def test_fresh_forgets(self, tiny, raw, tmp_path):
+        request = tiny.request(raw, tmp_path / "out")
+        prepare(request)
+        with pytest.raises(
+            ConfigError, match=r"was split with seed 0, not 1; keep --seed 0, or split anew with --fresh"
+        ):
+            prepare(dataclasses.replace(request, seed=1))
+        tiny.drug_list(raw / "drugs.json", [*reversed(tiny.kcodes)])
+        fresh = prepare(dataclasses.replace(request, seed=1, fresh=True))
+        assert fresh.manifest.catalog.kcodes == tuple(reversed(tiny.kcodes))
+        elsewhere = prepare(dataclasses.replace(request, seed=1, out=tmp_path / "other"))
+        assert fresh.manifest.hash == elsewhere.manifest.hash
+        with pytest.raises(ConfigError, match="give one of the two"):
+            dataclasses.replace(request, fresh=True, previous=tmp_path)
+
+    @pytest.mark.parametrize("damage", ["lost", "cut"])
+    def test_a_lost_ledger_says_what_to_do(self, tiny, raw, tmp_path, damage):
+        request = tiny.request(raw, tmp_path / "out")
+        prepare(request)
+        path = request.out / "pictures.parquet"
+        if damage == "lost":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[:500])
+        with pytest.raises(DataError, match=r"pictures\.parquet: .* backup, or split anew with --fresh"):
+            prepare(request)
+        assert prepare(dataclasses.replace(request, fresh=True)).reused
+
+    def test_the_seed_is_known_without_the_manifest(self, tiny, raw, tmp_path):
+        request = tiny.request(raw, tmp_path / "out")
+        prepare(request)
+        (request.out / "manifest.json").unlink()
+        with pytest.raises(ConfigError, match="seed 0"):
+            prepare(dataclasses.replace(request, seed=1))
 
 
 def test_nothing_to_prepare(tiny, raw, tmp_path):
@@ -268,6 +514,21 @@ def test_the_source_is_never_the_output(tiny, raw):
     with pytest.raises(DataError, match="is the source itself"):
         prepare(tiny.request(raw, raw))
     assert (raw / "studio" / "K-000059").is_dir()
+
+
+def test_the_output_is_never_a_source(tiny, raw):
+    with pytest.raises(DataError, match=r"lies in the drug folder .*K-000059"):
+        prepare(tiny.request(raw, raw / "real_photos" / "K-000059" / "out"))
+    first = prepare(tiny.request(raw, raw / "real_photos" / "out"))
+    second = prepare(tiny.request(raw, raw / "real_photos" / "out"))
+    assert (second.reused, second.report["pictures_found"]) == (True, 80)
+    assert first.report == second.report
+
+
+def test_an_output_that_cannot_be(tiny, raw, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file: cannot be written to .* give another --out"):
+        prepare(tiny.request(raw, tmp_path / "file"))
 
 
 def test_several_folders_of_a_drug(tiny, raw, tmp_path):

@@ -1,12 +1,12 @@
 from collections import Counter
+from typing import ClassVar
 
 import pytest
 
 from pillsnap.core.errors import DataError
-from pillsnap.data import groups as groups_module
 from pillsnap.data import selection as selection_module
 from pillsnap.data.earlier import EarlierSplits
-from pillsnap.data.groups import Grouping
+from pillsnap.data.groups import Grouping, capture_groups
 from pillsnap.data.ledger import writing_ledger
 from pillsnap.data.selection import Rules, ledger_rows, select
 
@@ -114,22 +114,23 @@ def test_near_duplicates_in_two_splits_fail(shots, monkeypatch):
         choose(pictures)
 
 
-def test_a_picture_that_would_change_its_split_fails(protocol, shots, monkeypatch):
-    before = choose(protocol)
-    tested = next(reading.sha256 for picture, reading in protocol if before.splits[picture.path] == "test")
+def test_a_picture_that_would_change_its_split_fails(protocol, monkeypatch):
+    """Groups as somebody might make them who forgot what was split before."""
+    splits = choose(protocol).splits
+    trained = next(reading.sha256 for picture, reading in protocol if splits[picture.path] == "train")
 
     class Memory:
-        sittings = {}
+        sittings: ClassVar = {}
 
         def of(self, sha256):
-            return {tested: "test"}
+            return {trained: "test"}
 
-    monkeypatch.setattr(groups_module._Graph, "splits_of", lambda self, nodes: ())
-    moved = Rules(seed=5, ratio=0.7, minimum=0)
-    seeds = [Rules(seed, 0.7, 0) for seed in range(8)]
-    with pytest.raises(DataError, match="would change their split"):
-        for rules in (moved, *seeds):
-            choose(protocol, rules, Memory())
+    assert choose(protocol, earlier=Memory()).splits != splits
+    monkeypatch.setattr(
+        selection_module, "capture_groups", lambda pictures, links, before, sittings: capture_groups(pictures, links)
+    )
+    with pytest.raises(DataError, match="1 pictures would change their split"):
+        choose(protocol, earlier=Memory())
 
 
 def test_combinations_only_train_and_do_not_count(protocol, shots):
@@ -145,7 +146,8 @@ def test_combinations_only_train_and_do_not_count(protocol, shots):
     single = Counter(
         selection.splits[one.path] for one in selection.usable if one.domain == "studio" and not one.combination
     )
-    assert single["val"] and single["test"]
+    assert single["val"]
+    assert single["test"]
     assert single == Counter(choose(singles).splits[p.path] for p, _ in singles if p.domain == "studio")
 
 

@@ -41,8 +41,13 @@ def class_coverage(
         "missing_real": real_missing,
         "missing_studio": studio_missing,
         "problems": [*_problems(by_domain), *_short(mix)],
-        "empty_splits": [f"{split}/{domain}" for domain in DOMAINS for split in SPLITS if not tally[domain, split]],
-        "photograph_next": photograph_next(conditions, real_missing),
+        "empty_splits": [
+            f"{split}/{domain}"
+            for domain in DOMAINS
+            for split in SPLITS
+            if by_domain[domain] and not tally[domain, split]
+        ],
+        "photograph_next": photograph_next(conditions, max(real_missing, _for_absent_sittings(conditions))),
     }
 
 
@@ -83,6 +88,15 @@ def photograph_next(conditions: Sequence[Condition], photos: int) -> list[dict[s
 def _turn(background: int, light: int, side: int) -> int:
     """When a cell's light has its turn in its sitting; normal light comes first in the first sitting."""
     return (light - 1 - background - side) % len(LIGHTS)
+
+
+def _for_absent_sittings(conditions: Sequence[Condition]) -> int:
+    """Photos of one light for every sitting on a side or a background that has none at all."""
+    if not conditions:
+        return 0
+    sides, backgrounds = {c.side for c in conditions}, {c.background for c in conditions}
+    grid = [(background, side) for background in range(len(BACKGROUNDS["real"])) for side in range(len(SIDES))]
+    return ROTATIONS * sum(background not in backgrounds or side not in sides for background, side in grid)
 
 
 def in_words(plan: Sequence[Mapping[str, Any]]) -> str:

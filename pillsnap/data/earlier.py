@@ -145,7 +145,7 @@ def _is_of_this_version(summary: Path) -> bool:
         document = read_json(summary)
     except DataError:
         return True  # half-written, or damaged: it may be one
-    return not isinstance(document, dict) or document.get("manifest_version") == MANIFEST_VERSION
+    return not isinstance(document, dict) or document.get("manifest_version", MANIFEST_VERSION) == MANIFEST_VERSION
 
 
 def _mapping(folder: Path) -> Catalog | None:

@@ -54,7 +54,7 @@ class Tally:
             "images": selection.mix.images,
             **{split: sum(counts[domain, split] for domain in DOMAINS) for split in SPLITS},
             **selection.mix.as_dict(),
-            "missing": coverage["empty_splits"],
+            "missing": [f"{split}/{domain}" for domain in DOMAINS for split in SPLITS if not counts[domain, split]],
         }
         if selection.mix.is_short or coverage["problems"] or coverage["empty_splits"]:
             self.coverage[selection.kcode] = {"drug_name": drug_name, **selection.mix.as_dict(), **coverage}

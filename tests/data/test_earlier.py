@@ -66,6 +66,13 @@ def test_another_seed(shots, tmp_path):
         load_earlier([folder], 0)
 
 
+def test_a_data_set_of_an_older_version_fixes_no_split(shots, tmp_path):
+    folder = remember(shots, tmp_path / "a", {"x": "train"})
+    (folder / "pictures.parquet").unlink()
+    (folder / "manifest.json").write_text('{"manifest_version": "1.0"}')
+    assert load_earlier([folder], 0).splits.of(["x"]) == {}
+
+
 def test_lost_and_damaged_parts(shots, tmp_path):
     folder = remember(shots, tmp_path / "a", {"x": "train"})
     ledger, mapping = folder / "pictures.parquet", folder / "class_mapping.json"

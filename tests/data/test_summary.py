@@ -57,7 +57,9 @@ def test_only_classes_that_lack_something_are_listed(shots):
     assert list(listed) == ["K-030864"]
     assert listed["K-030864"]["drug_name"] == "약 K-030864"
     assert listed["K-030864"]["missing_real"] == 1
-    assert sum(entry["photos"] for entry in listed["K-030864"]["photograph_next"]) == 1
+    absent = [problem for problem in listed["K-030864"]["problems"] if problem.startswith("real photos: none on")]
+    assert len(absent) == 4
+    assert sum(entry["photos"] for entry in listed["K-030864"]["photograph_next"]) == 4 * 2 * 8
     assert tally.classes["K-030864"]["missing"] == listed["K-030864"]["empty_splits"] == ["test/studio", "val/real"]
 
 

@@ -527,7 +527,7 @@ def test_the_output_is_never_a_source(tiny, raw):
 
 def test_an_output_that_cannot_be(tiny, raw, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"file: cannot be written to .* give another --out"):
+    with pytest.raises(DataError, match=r"file: cannot be made .* give another --out"):
         prepare(tiny.request(raw, tmp_path / "file"))
 
 

@@ -21,7 +21,14 @@ from pillsnap.core.files import read_json
 from pillsnap.core.manifest import MANIFEST_VERSION, SPLITS, SUMMARY_FILE, Split
 from pillsnap.data.class_mapping import load_class_mapping
 from pillsnap.data.compare import compare_catalogs
-from pillsnap.data.ledger import LEDGER_FILE, SEED_KEY, digest_prefixes, read_batches
+from pillsnap.data.ledger import (
+    LEDGER_FILE,
+    SEED_KEY,
+    contradictions,
+    digest_prefixes,
+    read_batches,
+    split_numbers,
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class EarlierSplits:
                     known = batch.filter(batch.column("split").is_valid())
                     names: list[Split] = known.column("split").to_pylist()
                     digests.append(digest_prefixes(known.column("sha256").to_pylist()))
-                    splits.append(np.asarray([SPLITS.index(name) for name in names], np.int8))
+                    splits.append(split_numbers(names))
                     for group, name in zip(known.column("group").to_pylist(), names, strict=True):
                         if group is not None and "/b" in group:
                             sittings.setdefault(group, name)
@@ -58,10 +65,10 @@ class EarlierSplits:
         together = np.concatenate(digests)
         order = np.argsort(together, kind="stable")
         digests_N, splits_N = together[order], np.concatenate(splits)[order]
-        contradictions = int(np.sum((digests_N[1:] == digests_N[:-1]) & (splits_N[1:] != splits_N[:-1])))
-        if contradictions:
+        twice_N = contradictions(digests_N, splits_N)
+        if len(twice_N):
             raise ManifestError(
-                f"{' and '.join(map(str, ledgers))}: {contradictions} pictures are in two splits, so they cannot be "
+                f"{' and '.join(map(str, ledgers))}: {len(twice_N)} pictures are in two splits, so they cannot be "
                 "gone on from together; give another --out, or leave out --previous"
             )
         return cls(digests_N, splits_N, sittings)

@@ -18,8 +18,9 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pillsnap.core.errors import ManifestError
+from pillsnap.core.errors import DataError, ManifestError
 from pillsnap.core.files import writing_beside
+from pillsnap.core.manifest import SPLITS, Split
 
 LEDGER_FILE = "pictures.parquet"
 SCHEMA = pa.schema(
@@ -53,7 +54,9 @@ def writing_ledger(path: Path, seed: int) -> Iterator[LedgerWriter]:
         writing_beside(path, keep_same=True) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
-        yield LedgerWriter(writer)
+        ledger = LedgerWriter(writer)
+        yield ledger
+        ledger.check()
 
 
 class LedgerWriter:
@@ -62,6 +65,7 @@ class LedgerWriter:
     def __init__(self, writer: pq.ParquetWriter) -> None:
         self._writer = writer
         self._remembered = [np.zeros(0, np.uint64)]
+        self._splits = [np.zeros(0, np.int8)]
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add the pictures of one class."""
@@ -81,10 +85,20 @@ class LedgerWriter:
                     self.add({**row, "used": False, "code": GONE, "reason": _GONE_REASON} for row in lost.to_pylist())
                     known_N = np.unique(np.concatenate(self._remembered))
 
+    def check(self) -> None:
+        """Raise DataError where the same file is in two splits: as a combination in one class, alone in another."""
+        twice_N = contradictions(np.concatenate(self._remembered), np.concatenate(self._splits))
+        if len(twice_N):
+            raise DataError(
+                f"{len(twice_N)} files lie in a combination's folder and alone in another drug's, so they would train "
+                f"and test; remove the one that is wrong: the sha256 of the first starts with {twice_N[0]:016x}"
+            )
+
     def _write(self, table: pa.Table) -> None:
         self._writer.write_table(table)
         split = table.filter(table["split"].is_valid())
         self._remembered.append(digest_prefixes(split["sha256"].to_pylist()))
+        self._splits.append(split_numbers(split["split"].to_pylist()))
 
 
 def ledger_paths(path: Path) -> frozenset[str]:
@@ -103,6 +117,19 @@ def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
     """The rows of a ledger, piece by piece."""
     with pq.ParquetFile(path) as file:
         yield from file.iter_batches(_BATCH, columns=list(columns))
+
+
+def contradictions(digests_N: NDArray[np.uint64], splits_N: NDArray[np.int8]) -> NDArray[np.uint64]:
+    """The digests that are in several splits."""
+    order = np.lexsort((splits_N, digests_N))
+    digests_N, splits_N = digests_N[order], splits_N[order]
+    differs = (digests_N[1:] == digests_N[:-1]) & (splits_N[1:] != splits_N[:-1])
+    return np.unique(digests_N[1:][differs])
+
+
+def split_numbers(names: Sequence[Split]) -> NDArray[np.int8]:
+    """Splits as their places in `SPLITS`."""
+    return np.asarray([SPLITS.index(name) for name in names], np.int8)
 
 
 def digest_prefixes(sha256: Sequence[str]) -> NDArray[np.uint64]:

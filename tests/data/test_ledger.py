@@ -1,7 +1,7 @@
 import pyarrow.parquet as pq
 import pytest
 
-from pillsnap.core.errors import ManifestError
+from pillsnap.core.errors import DataError, ManifestError
 from pillsnap.data.ledger import GONE, SCHEMA, SEED_KEY, ledger_paths, writing_ledger
 
 
@@ -75,3 +75,14 @@ def test_a_damaged_ledger(tmp_path):
     (tmp_path / "ledger").write_bytes(b"PAR1 nonsense")
     with pytest.raises(ManifestError, match="bring it back from a backup"):
         ledger_paths(tmp_path / "ledger")
+
+
+def test_a_file_in_two_splits_is_refused(shots, tmp_path):
+    """A combination trains in one class, and lies alone in the folder of another drug, where it would test."""
+    path = write(tmp_path / "ledger", row(shots, "a"))
+    before = path.read_bytes()
+    twin = row(shots, "b", "test", sha256=shots.digest("x"))
+    with pytest.raises(DataError, match=f"1 files lie in a combination's folder .* {shots.digest('x')[:16]}"):
+        write(path, row(shots, "x"), twin)
+    assert path.read_bytes() == before
+    write(path, row(shots, "x"), {**twin, "split": "train"})

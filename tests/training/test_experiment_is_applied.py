@@ -69,6 +69,7 @@ TESTED_ELSEWHERE = {
     "name": "tracking: the name of the run",
     "preprocessing.target_size": "data: the cache has this size",
     "preprocessing.interpolation": "core: test_preprocessing",
+    "preprocessing.decoding": "core: test_preprocessing",
     "preprocessing.clahe.enabled": "core: test_preprocessing",
     "preprocessing.clahe.clip_limit": "core: test_preprocessing",
     "preprocessing.clahe.tile_grid": "core: test_preprocessing",

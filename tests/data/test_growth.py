@@ -129,7 +129,6 @@ class World:
                 assert (row["path"] in selection.splits) == (row["code"] is None)
                 if row["sha256"] in self.ever:
                     assert row["split"] == self.ever[row["sha256"]]
-        before = self.ledger.read_bytes()
         # Once more, with nothing changed: what is left out may settle further, no split may move.
         again = {row["sha256"]: row["split"] for table in self.prepare()[1] for row in table if row["split"]}
         settled = {row["sha256"]: row["split"] for table in rows for row in table if row["split"]}

@@ -6,9 +6,9 @@ splitting by light put twins on both sides and raised the demo's top-1 from 83 t
 (docs/decisions/0004-capture-groups.md). Where a name tells nothing, near-duplicates of one class and domain form the
 groups: two pictures are linked when their dHash differs in at most 12 of 64 bits or their pHash in at most 6. Where
 both kinds of names meet, a picture without conditions joins the sitting of the named one that it is nearest to, within
-the same bits. On top, copies (re-saved, made smaller) link whatever they are copies of. A group is what hangs together
-by links; parts of a data set that was split before keep their split, and what would tie two splits together is left
-out.
+the same bits. On top, copies (re-saved, made smaller, turned, mirrored) link whatever they are copies of. A group is
+what hangs together by links; parts of a data set that was split before keep their split, and what would tie two splits
+together is left out.
 
 How the loose thresholds were chosen: on 820 phone photos of 6 pills that were shot in sittings of 12 to 23 turns (the
 pill is small, the surface and the light fill the picture). dHash follows the light on the surface: at 12 it found the
@@ -37,6 +37,7 @@ from scipy.sparse.csgraph import connected_components
 from pillsnap.core.boxes import Box
 from pillsnap.core.manifest import SPLITS, Split
 from pillsnap.data.names import Condition, Domain
+from pillsnap.data.turned import turned_copy_links
 
 DHASH_BITS = 12
 PHASH_BITS = 6
@@ -107,7 +108,7 @@ def near_duplicate_links(pictures: Sequence[Usable]) -> Links:
     thumb_NP = np.frombuffer(b"".join(one.thumb for one in pictures), np.uint8).reshape(len(pictures), -1)
     domain_N = np.asarray([one.domain == "real" for one in pictures])
     named_N = np.asarray([one.condition is not None for one in pictures])
-    found = []
+    found = [turned_copy_links(thumb_NP, COPY_GREY_LEVELS)]
     for start in range(0, len(pictures), _BLOCK):
         rows = slice(start, start + _BLOCK)
         by_dhash = np.bitwise_count(dhash_N[rows, None] ^ dhash_N[None, :])

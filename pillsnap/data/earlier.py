@@ -5,10 +5,10 @@ Knows what an earlier run leaves behind, and when it must not be gone on from; d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Self
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from pillsnap.core.files import read_json
 from pillsnap.core.manifest import MANIFEST_VERSION, SPLITS, SUMMARY_FILE, Split
 from pillsnap.data.class_mapping import load_class_mapping
 from pillsnap.data.compare import compare_catalogs
+from pillsnap.data.groups import sitting_id
 from pillsnap.data.ledger import (
     LEDGER_FILE,
     SEED_KEY,
@@ -29,6 +30,9 @@ from pillsnap.data.ledger import (
     read_batches,
     split_numbers,
 )
+from pillsnap.data.names import combination_kcodes, parse_condition
+
+_REMEMBERED = ["path", "kcode", "domain", "sha256", "split", "group"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class EarlierSplits:
     """Ascending."""
     splits_N: NDArray[np.int8]
     sittings: Mapping[str, Split] = field(default_factory=dict)
-    """Group id → split, of the groups that names tell."""
+    """Group id → split, of the sittings that names tell, whatever became of their pictures."""
 
     @classmethod
     def load(cls, ledgers: Sequence[Path]) -> Self:
@@ -49,17 +53,17 @@ class EarlierSplits:
             ManifestError: one cannot be read, so the split could not be kept; or they contradict each other.
         """
         digests, splits = [np.zeros(0, np.uint64)], [np.zeros(0, np.int8)]
-        sittings: dict[str, Split] = {}
+        sittings: tuple[dict[str, Split], ...] = ({}, {}, {})
         for path in ledgers:
             try:
-                for batch in read_batches(path, ["sha256", "split", "group"]):
+                for batch in read_batches(path, _REMEMBERED):
                     known = batch.filter(batch.column("split").is_valid())
                     names: list[Split] = known.column("split").to_pylist()
                     digests.append(digest_prefixes(known.column("sha256").to_pylist()))
                     splits.append(split_numbers(names))
-                    for group, name in zip(known.column("group").to_pylist(), names, strict=True):
-                        if group is not None and "/b" in group:
-                            sittings.setdefault(group, name)
+                    for row, name in zip(known.to_pylist(), names, strict=True):
+                        for told, sitting in _sittings(row):
+                            sittings[told].setdefault(sitting, name)
             except (OSError, pa.ArrowException, KeyError, ValueError) as error:
                 raise ManifestError(f"{path}: cannot be read ({error}), {_NEEDED}") from error
         together = np.concatenate(digests)
@@ -71,7 +75,7 @@ class EarlierSplits:
                 f"{' and '.join(map(str, ledgers))}: {len(twice_N)} pictures are in two splits, so they cannot be "
                 "gone on from together; give another --out, or leave out --previous"
             )
-        return cls(digests_N, splits_N, sittings)
+        return cls(digests_N, splits_N, {**sittings[0], **sittings[1], **sittings[2]})
 
     def of(self, sha256: Iterable[str]) -> dict[str, Split]:
         """sha256 → split, of those that had one."""
@@ -129,6 +133,20 @@ def load_earlier(folders: Sequence[Path], seed: int) -> Earlier:
                 "the other; give another --out, or leave out --previous"
             )
     return Earlier(mappings[0] if mappings else None, splits, ledgers)
+
+
+def _sittings(row: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """The sittings that a picture of a ledger tells, with how far it is to be believed (2 most).
+
+    That of its group is sure (2). Its own differs where a copy tied two sittings into one group (1). A picture that was
+    left out has no group; its name may be the very fault for which it was left out (0).
+    """
+    group, name = row["group"], PurePosixPath(row["path"]).name
+    if group is not None and "/b" in group:
+        yield 2, group
+    condition = parse_condition(name, row["domain"])
+    if condition is not None and not combination_kcodes(name.split("_")[0]):
+        yield 0 if group is None else 1, sitting_id(row["kcode"], row["domain"], condition)
 
 
 def check_previous(folder: Path) -> None:

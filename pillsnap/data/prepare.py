@@ -117,6 +117,7 @@ def prepare(request: PrepareRequest, progress: Progress = no_progress) -> Prepar
     drugs = Catalog.from_drug_list(request.drugs)
     if request.previous is not None:
         check_previous(request.previous)
+    _check_text(request.out)
     sources = request.sources()
     folders = _find_folders(request, drugs, sources)
     _check_no_empty_class(drugs, _folder_counts(folders), request)
@@ -170,8 +171,18 @@ def _check_outside(out: Path, by_kcode: Mapping[str, Sequence[DrugFolder]]) -> N
     resolved = out.resolve()
     for found in by_kcode.values():
         for folder in found:
+            _check_text(folder.path)
             if resolved.is_relative_to(folder.path.resolve()):
                 raise DataError(f"{out}: lies in the drug folder {folder.path}; give an --out outside of it")
+
+
+def _check_text(folder: Path) -> None:
+    """The scan and the links hold paths as text."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(folder).decode(errors="backslashreplace")
+        raise DataError(f"{shown}: this path is not UTF-8; rename the folder, or give another one") from error
 
 
 def _folder_counts(folders: Folders) -> dict[tuple[str, Domain], int]:

@@ -33,6 +33,24 @@ def test_splits_of_pictures_and_sittings(shots, tmp_path):
     assert EarlierSplits.load([]).of(wanted) == {}
 
 
+def test_every_sitting_is_remembered_whatever_its_group(shots, tmp_path):
+    """A copy ties two sittings into one group; a picture that is left out has none."""
+    first, second, left_out = (f"real/K-000059_{background}_0_0_0_90_000_200.jpg" for background in (1, 2, 3))
+    pills = "real/K-000059-010224_0_4_0_0_90_000_200.png"
+    splits = {first: "test", second: "test", left_out: "val", pills: "train", "real/IMG_1.jpg": "train"}
+    tied = "K-000059/real/b1-s0-e90"
+    folder = remember(shots, tmp_path / "a", splits, **{first: tied, second: tied, left_out: None})
+    assert load_earlier([folder], 0).splits.sittings == {
+        tied: "test",
+        "K-000059/real/b2-s0-e90": "test",
+        "K-000059/real/b3-s0-e90": "val",
+    }
+    # A picture that was renamed into a tested sitting, and left out for it, comes first and has no say.
+    renamed = first.replace("_000_", "_045_")
+    folder = remember(shots, tmp_path / "b", {renamed: "train", first: "test"}, **{renamed: None, first: tied})
+    assert load_earlier([folder], 0).splits.sittings == {tied: "test"}
+
+
 def test_indices_stay(shots, tmp_path):
     earlier = load_earlier([remember(shots, tmp_path / "a", {})], 0)
     new_list = Catalog(version="2", drugs=tuple(Drug(kcode=k, drug_name=k) for k in ("K-000001", "K-030864")))

@@ -1,6 +1,7 @@
 """Preparing again in a folder that holds a data set already, with real files."""
 
 import dataclasses
+import os
 import shutil
 
 import cv2
@@ -133,3 +134,18 @@ def test_the_seed_is_known_without_the_manifest(tiny, raw, tmp_path):
     (request.out / "manifest.json").unlink()
     with pytest.raises(ConfigError, match="seed 0"):
         prepare(dataclasses.replace(request, seed=1))
+
+
+@pytest.mark.parametrize("where", ["raw", "out", "between"])
+def test_a_folder_whose_name_is_not_text_is_named(tiny, raw, tmp_path, where):
+    odd = tmp_path / os.fsdecode(b"pills\xff")
+    out = odd / "out" if where == "out" else tmp_path / "out"
+    if where == "raw":
+        raw = shutil.copytree(raw, odd)
+    if where == "between":
+        between = raw / "real_photos" / odd.name
+        between.mkdir()
+        (raw / "real_photos" / "K-000059").rename(between / "K-000059")
+    with pytest.raises(DataError, match=r"pills\\xff.*is not UTF-8; rename the folder"):
+        prepare(tiny.request(raw, out))
+    assert not out.exists()

@@ -5,7 +5,8 @@ Legend: H height, W width, C channel.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,16 @@ class Box(NamedTuple):
             and self.x + self.width <= width
             and self.y + self.height <= height
         )
+
+
+BOX_COLUMNS = tuple(f"box_{name}" for name in Box._fields)
+"""Columns of a manifest's rows that hold a box; null in all of them where there is none."""
+
+
+def box_of_row(row: Mapping[str, Any]) -> Box | None:
+    """The box of a manifest's row, or None where the whole picture counts."""
+    sides = [row[name] for name in BOX_COLUMNS]
+    return None if sides[0] is None else Box(*sides)
 
 
 def crop_to_box(image_HWC_u8: NDArray[np.uint8], box: Box, margin: float = MARGIN) -> NDArray[np.uint8]:

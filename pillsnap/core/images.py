@@ -39,7 +39,7 @@ from pillsnap.core.image_codes import Refusal
 from pillsnap.core.image_header import ImageHeader, bare_png, read_header
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-"""Endings (lower case) of files that are taken for pictures."""
+"""Usual endings (lower case) of the formats that are decoded; what a source lists is wider (`data.sources.tree`)."""
 MAX_BYTES = 64 * 2**20
 """Largest picture file that is decoded; a 12-megapixel PNG stays under it."""
 MAX_PIXELS = 64_000_000

@@ -20,7 +20,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from pillsnap.core.boxes import Box, crop_to_box
+from pillsnap.core.boxes import Box, box_of_row, crop_to_box
 from pillsnap.core.errors import ImageError
 from pillsnap.core.files import write_bytes
 from pillsnap.core.images import decode_rgb, read_image_bytes
@@ -92,25 +92,19 @@ def _with_thumbs(root: Path, findings: Mapping[str, Mapping[str, str]]) -> dict[
 
 def _class_thumbs(manifest: Manifest) -> list[tuple[str, str, list[_Thumb]]]:
     """K-CODE, drug name and one picture a domain, of the first classes."""
-    rows = manifest.rows.select(["path", "kcode", "domain", "box_x", "box_y", "box_width", "box_height"]).to_pylist()
-    first: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in rows:
-        first.setdefault((row["kcode"], row["domain"]), row)
+    is_real_N = np.asarray(manifest.rows["domain"].to_pylist()) == "real"
+    _, first_N = np.unique(2 * manifest.labels(manifest.rows) + is_real_N, return_index=True)
+    rows = manifest.rows.take(first_N).to_pylist()
+    first = {(row["kcode"], row["domain"]): row for row in rows}
     shown = []
     for drug in manifest.catalog.active[:_CLASSES_SHOWN]:
         thumbs = []
         for domain in DOMAINS:
             found = first.get((drug.kcode, domain))
             if found is not None:
-                thumbs.append(_Thumb(found["path"], domain, _thumb(manifest.root / found["path"], _box(found))))
+                thumbs.append(_Thumb(found["path"], domain, _thumb(manifest.root / found["path"], box_of_row(found))))
         shown.append((drug.kcode, drug.drug_name, thumbs))
     return shown
-
-
-def _box(row: Mapping[str, Any]) -> Box | None:
-    if row["box_x"] is None:
-        return None
-    return Box(row["box_x"], row["box_y"], row["box_width"], row["box_height"])
 
 
 def _thumb(path: Path, box: Box | None = None) -> str:

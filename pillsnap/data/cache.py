@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pillsnap.core.boxes import MARGIN, Box
+from pillsnap.core.boxes import BOX_COLUMNS, MARGIN, box_of_row
 from pillsnap.core.errors import DataError
 from pillsnap.core.files import read_json, write_json
 from pillsnap.core.manifest import Manifest
@@ -41,7 +41,6 @@ RECORD_SECONDS = 2.0
 """So often what is written is recorded as done: a killed build loses the work of about so long."""
 _SPARE_BYTES = 256 * 2**20
 """Disk space that is left free."""
-_BOX = ("box_x", "box_y", "box_width", "box_height")
 _LISTED = 3
 
 
@@ -246,17 +245,16 @@ class _Build:
 
     def _prepare(self, row: int) -> memoryview:
         """One row as training and serving see it: cut out where the manifest has a box, else as serving does."""
-        path, sha256, *sides = (self._manifest.rows[name][row].as_py() for name in ("path", "sha256", *_BOX))
-        data = self._manifest.read_image(path, sha256)
-        name = str(self._manifest.root / path)
-        box = None if sides[0] is None else Box(*sides)
-        return np.ascontiguousarray(self._preprocessor.prepare_for_model(data, name, box)[0]).data
+        values = {name: self._manifest.rows[name][row].as_py() for name in ("path", "sha256", *BOX_COLUMNS)}
+        data = self._manifest.read_image(values["path"], values["sha256"])
+        name = str(self._manifest.root / values["path"])
+        return np.ascontiguousarray(self._preprocessor.prepare_for_model(data, name, box_of_row(values))[0]).data
 
 
 def _origins(manifest: Manifest) -> Origins:
     """``origin_N32``: of each row, the sha256 of its picture's sha256 and its box."""
     parts = [np.empty((0, ORIGIN_BYTES), np.uint8)]
-    for batch in manifest.rows.select(["sha256", *_BOX]).to_batches(max_chunksize=2**16):
+    for batch in manifest.rows.select(["sha256", *BOX_COLUMNS]).to_batches(max_chunksize=2**16):
         rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
         digests = b"".join(hashlib.sha256(repr(row).encode()).digest() for row in rows)
         parts.append(np.frombuffer(digests, np.uint8).reshape(-1, ORIGIN_BYTES))

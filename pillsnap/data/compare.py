@@ -14,13 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from pillsnap.core.boxes import BOX_COLUMNS
 from pillsnap.core.catalog import Catalog, Drug
 from pillsnap.core.experiment import flatten
 from pillsnap.core.files import canonical_json
 from pillsnap.core.manifest import SPLITS, Manifest
 
 WEIGHT_KEY = "training_config.weight"
-_BOX = ("box_x", "box_y", "box_width", "box_height")
 _OWN_KIND = frozenset({"path", "sha256", "kcode", "label", "split", "group"})
 """Columns whose changes have a kind of their own; an index moves with the catalog's."""
 _COUNTED = frozenset({"total_images", "domains", "splits_by_domain", "groups"})
@@ -269,7 +269,7 @@ class _Rows:
 def _match(old: _Rows, new: _Rows) -> tuple[list[tuple[int, int]], list[int], list[int]]:
     """Pairs of rows that are one picture, in the order of the new rows; old rows and new rows without a partner."""
     # A picture may be there once for each box; most data sets have none.
-    box = tuple(name for name in _BOX if any(set(rows.columns.get(name, ())) - {None} for rows in (old, new)))
+    box = tuple(name for name in BOX_COLUMNS if any(set(rows.columns.get(name, ())) - {None} for rows in (old, new)))
     pairs: list[tuple[int, int]] = []
     left, right = list(range(old.count)), list(range(new.count))
     for names in (("path", "sha256", *box), ("sha256", *box), ("path", *box), ("path", "kcode")):  # the surest first

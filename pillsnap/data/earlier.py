@@ -58,12 +58,12 @@ class EarlierSplits:
             try:
                 for batch in read_batches(path, _REMEMBERED):
                     known = batch.filter(batch.column("split").is_valid())
-                    names: list[Split] = known.column("split").to_pylist()
-                    digests.append(digest_prefixes(known.column("sha256").to_pylist()))
-                    splits.append(split_numbers(names))
-                    for row, name in zip(known.to_pylist(), names, strict=True):
+                    rows = known.to_pylist()
+                    digests.append(digest_prefixes([row["sha256"] for row in rows]))
+                    splits.append(split_numbers([row["split"] for row in rows]))
+                    for row in rows:
                         for told, sitting in _sittings(row):
-                            sittings[told].setdefault(sitting, name)
+                            sittings[told].setdefault(sitting, row["split"])
             except (OSError, pa.ArrowException, KeyError, ValueError) as error:
                 raise ManifestError(f"{path}: cannot be read ({error}), {_NEEDED}") from error
         together = np.concatenate(digests)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pillsnap.core.boxes import BOX_COLUMNS
 from pillsnap.core.manifest import ROW_SCHEMA, SPLITS, Split
 from pillsnap.data.audit import COPIES
 from pillsnap.data.coverage import class_coverage
@@ -101,5 +102,5 @@ def _row(picture: Usable, selection: Selection, label: int) -> dict[str, Any]:
         "group": selection.groups[picture.path],
         "sha256": picture.sha256,
         **{name: getattr(picture.condition, name, None) for name in _CONDITIONS},
-        **{f"box_{name}": getattr(box, name, None) for name in ("x", "y", "width", "height")},
+        **dict(zip(BOX_COLUMNS, box or [None] * len(BOX_COLUMNS), strict=True)),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import runpy
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from pillsnap.cli.main import main
 from pillsnap.core.preprocessing import PreprocessingSpec
 from pillsnap.data.audit import AuditLimits
 from pillsnap.data.prepare import PrepareRequest
@@ -126,3 +128,18 @@ def raw(tmp_path: Path) -> Path:
 def shots() -> SimpleNamespace:
     """The builders of ``readings.py``: pictures that were never drawn."""
     return SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "readings.py")))
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a command in this process: its status, output and errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pillsnap", *map(str, arguments)])
+        monkeypatch.setattr("signal.signal", lambda *_: None)
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        output = capsys.readouterr()
+        return exit_info.value.code, output.out, output.err
+
+    return run

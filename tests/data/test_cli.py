@@ -1,24 +1,8 @@
 """``pillsnap data``: options, lines and exit statuses, in this process."""
 
-import sys
-
 import pytest
 
-from pillsnap.cli.main import main
 from pillsnap.core.manifest import Manifest
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pillsnap", *map(str, arguments)])
-        monkeypatch.setattr("signal.signal", lambda *_: None)
-        with pytest.raises(SystemExit) as exit_info:
-            main()
-        output = capsys.readouterr()
-        return exit_info.value.code, output.out, output.err
-
-    return run
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pillsnap.cli.main import main
 from pillsnap.core.catalog import Catalog, Drug
 from pillsnap.core.files import sha256_bytes
 from pillsnap.core.manifest import ROW_SCHEMA, SPLITS, Manifest
 from pillsnap.data.compare import Absent, FieldChange, as_document, compare_catalogs, compare_manifests, field_changes
 
 A, B, C, D = "K-000001", "K-000002", "K-000003", "K-000004"
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pillsnap", *map(str, arguments)])
-        monkeypatch.setattr("signal.signal", lambda *_: None)
-        with pytest.raises(SystemExit) as exit_info:
-            main()
-        output = capsys.readouterr()
-        return exit_info.value.code, output.out, output.err
-
-    return run
 
 
 def catalog(*kcodes: str, version: str = "1", **more: Any) -> Catalog:

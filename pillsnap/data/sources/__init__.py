@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from pillsnap.core.errors import ConfigError
 from pillsnap.data.names import Domain
@@ -13,9 +13,7 @@ from pillsnap.data.sources.capture import CaptureSource
 from pillsnap.data.sources.class_folders import ClassFolderSource
 
 Layout = Literal["auto", "aihub", "capture", "folders"]
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 __all__ = [
-    "LAYOUTS",
     "AiHubSource",
     "CaptureSource",
     "ClassFolderSource",

@@ -191,16 +191,20 @@ def _print_result(result: PrepareResult, seconds: float) -> None:
     for code, paths in report["notes"].items():
         click.echo(f"  noted, {code}: {len(paths)}")
     _print_some("dropped as copies", [f"{path} = {kept}" for path, kept in report["duplicate"].items()])
+    for domain, by_code in report["overlooked"].items():
+        for code, found in by_code.items():
+            _print_some(f"{domain}: passed over, {code}", found["first"], found["count"])
     state = "reused, nothing has changed" if result.reused else "written"
     click.echo(f"audit: {result.manifest.root / 'audit.html'}")
     click.echo(f"manifest {result.manifest.hash[:16]} {state}: {result.manifest.root} ({seconds:.1f} s)")
 
 
-def _print_some(title: str, lines: list[str]) -> None:
-    if not lines:
+def _print_some(title: str, lines: list[str], count: int | None = None) -> None:
+    count = len(lines) if count is None else count
+    if not count:
         return
-    click.echo(f"  {title}: {len(lines)}")
+    click.echo(f"  {title}: {count}")
     for line in lines[:_SHOWN]:
         click.echo(f"    {line}")
-    if len(lines) > _SHOWN:
-        click.echo(f"    and {len(lines) - _SHOWN} more (report.json)")
+    if count > _SHOWN:
+        click.echo(f"    and {count - _SHOWN} more (report.json)")

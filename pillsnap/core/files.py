@@ -6,6 +6,7 @@ on every machine.
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import hashlib
 import json
@@ -48,7 +49,8 @@ def sha256_file(path: Path) -> str:
 def writing_beside(path: Path, keep_same: bool = False) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to ``path`` when the block ends well.
 
-    A crash in the middle leaves the former file as it was. The temporary file is removed after an error.
+    A crash in the middle leaves the former file as it was. The temporary file is removed after an error, and an
+    error of the file system names ``path``.
 
     Args:
         path: what is to be written.
@@ -63,6 +65,10 @@ def writing_beside(path: Path, keep_same: bool = False) -> Iterator[Path]:
         temporary.chmod(0o644)
         if not (keep_same and path.is_file() and filecmp.cmp(temporary, path, shallow=False)):
             os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error  # a full disk
     finally:
         temporary.unlink(missing_ok=True)
 

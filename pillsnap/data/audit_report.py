@@ -29,6 +29,7 @@ from pillsnap.data.audit import NOTES, QUARANTINE
 from pillsnap.data.coverage import in_words
 from pillsnap.data.names import DOMAINS, Domain
 from pillsnap.data.scan import ScanStore
+from pillsnap.data.sources import OVERLOOKED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +70,8 @@ def write_audit_report(path: Path, manifest: Manifest, report: Mapping[str, Any]
         report=report,
         splits=SPLITS,
         domains=DOMAINS,
-        meanings={**QUARANTINE, **NOTES},
+        meanings={**QUARANTINE, **NOTES, **OVERLOOKED},
+        overlooked=sum(found["count"] for by_code in report["overlooked"].values() for found in by_code.values()),
         quarantined=sum(len(paths) for paths in report["left_out"].values()),
         left_out=_with_thumbs(root, report["left_out"]),
         notes=_with_thumbs(root, report["notes"]),

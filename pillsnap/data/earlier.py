@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pillsnap.core.catalog import CLASS_MAPPING_FILE, Catalog
 from pillsnap.core.errors import ConfigError, DataError, ManifestError
 from pillsnap.core.files import read_json
-from pillsnap.core.manifest import MANIFEST_VERSION, SPLITS, SUMMARY_FILE, Split
+from pillsnap.core.manifest import MANIFEST_VERSION, ROWS_FILE, SPLITS, SPLITS_FILE, SUMMARY_FILE, Split
 from pillsnap.data.class_mapping import load_class_mapping
 from pillsnap.data.compare import compare_catalogs
 from pillsnap.data.groups import sitting_id
@@ -37,11 +37,13 @@ _REMEMBERED = ["path", "kcode", "domain", "sha256", "split", "group"]
 
 @dataclass(frozen=True)
 class EarlierSplits:
-    """Which split each picture had, by the first 64 bits of its sha256 (9 bytes a picture in memory)."""
+    """Which split each picture had, by the first 64 bits of its sha256 (10 bytes a picture in memory)."""
 
     digests_N: NDArray[np.uint64]
     """Ascending."""
     splits_N: NDArray[np.int8]
+    placed_N: NDArray[np.bool_]
+    """Whether it was in a group then, not left out."""
     sittings: Mapping[str, Split] = field(default_factory=dict)
     """Group id → split, of the sittings that names tell, whatever became of their pictures."""
 
@@ -52,7 +54,7 @@ class EarlierSplits:
         Raises:
             ManifestError: one cannot be read, so the split could not be kept; or they contradict each other.
         """
-        digests, splits = [np.zeros(0, np.uint64)], [np.zeros(0, np.int8)]
+        digests, splits, placed = [np.zeros(0, np.uint64)], [np.zeros(0, np.int8)], [np.zeros(0, np.bool_)]
         sittings: tuple[dict[str, Split], ...] = ({}, {}, {})
         for path in ledgers:
             try:
@@ -61,33 +63,39 @@ class EarlierSplits:
                     rows = known.to_pylist()
                     digests.append(digest_prefixes([row["sha256"] for row in rows]))
                     splits.append(split_numbers([row["split"] for row in rows]))
+                    placed.append(np.asarray([row["group"] is not None for row in rows], np.bool_))
                     for row in rows:
                         for told, sitting in _sittings(row):
                             sittings[told].setdefault(sitting, row["split"])
             except (OSError, pa.ArrowException, KeyError, ValueError) as error:
                 raise ManifestError(f"{path}: cannot be read ({error}), {_NEEDED}") from error
-        together = np.concatenate(digests)
-        order = np.argsort(together, kind="stable")
-        digests_N, splits_N = together[order], np.concatenate(splits)[order]
+        together, placed_N = np.concatenate(digests), np.concatenate(placed)
+        order = np.lexsort((~placed_N, together))  # of the same file in two places the one that had a place comes first
+        digests_N, splits_N, placed_N = together[order], np.concatenate(splits)[order], placed_N[order]
         twice_N = contradictions(digests_N, splits_N)
         if len(twice_N):
             raise ManifestError(
                 f"{' and '.join(map(str, ledgers))}: {len(twice_N)} pictures are in two splits, so they cannot be "
                 "gone on from together; give another --out, or leave out --previous"
             )
-        return cls(digests_N, splits_N, {**sittings[0], **sittings[1], **sittings[2]})
+        return cls(digests_N, splits_N, placed_N, {**sittings[0], **sittings[1], **sittings[2]})
 
     def of(self, sha256: Iterable[str]) -> dict[str, Split]:
         """sha256 → split, of those that had one."""
+        return {digest: SPLITS[self.splits_N[place]] for digest, place in self._places(sha256)}
+
+    def placed(self, sha256: Iterable[str]) -> frozenset[str]:
+        """Those that had a split and were in a group, not left out."""
+        return frozenset(digest for digest, place in self._places(sha256) if self.placed_N[place])
+
+    def _places(self, sha256: Iterable[str]) -> list[tuple[str, int]]:
         wanted = [digest for digest in sha256 if digest]
         if not wanted or not len(self.digests_N):
-            return {}
+            return []
         prefixes = digest_prefixes(wanted)
         places = np.searchsorted(self.digests_N, prefixes).clip(max=len(self.digests_N) - 1)
         hits = self.digests_N[places] == prefixes
-        return {
-            digest: SPLITS[self.splits_N[place]] for digest, place, hit in zip(wanted, places, hits, strict=True) if hit
-        }
+        return [(digest, int(place)) for digest, place, hit in zip(wanted, places, hits, strict=True) if hit]
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,9 @@ def check_previous(folder: Path) -> None:
 
 def _has_ledger(folder: Path) -> bool:
     path = folder / LEDGER_FILE
-    if not path.is_file() and _is_of_this_version(folder / SUMMARY_FILE):
+    summary = folder / SUMMARY_FILE
+    rest_of_one = not summary.is_file() and any((folder / name).is_file() for name in (ROWS_FILE, SPLITS_FILE))
+    if not path.is_file() and (rest_of_one or _is_of_this_version(summary)):
         raise ManifestError(f"{path}: is lost, {_NEEDED}")
     return path.is_file()
 

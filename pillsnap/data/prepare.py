@@ -35,10 +35,12 @@ from pillsnap.data.names import Domain
 from pillsnap.data.parallel import Progress, no_progress
 from pillsnap.data.scan import SCAN_FILE, ScanStore
 from pillsnap.data.selection import Rules, Selection, ledger_rows, select
-from pillsnap.data.sources import DrugFolder, Layout, Picture, Source, open_source
+from pillsnap.data.sources import DrugFolder, Layout, Picture, Source, find_overlooked, open_source
 from pillsnap.data.summary import Tally, class_rows, summarize
 
 REPORT_FILE = "report.json"
+REFUSED_FILE = "refused.json"
+"""The report of a preparation that stopped; that of the data set that is there stays."""
 _LISTED = 10
 
 Folders = dict[Domain, dict[str, tuple[DrugFolder, ...]]]
@@ -139,7 +141,8 @@ def prepare(request: PrepareRequest, progress: Progress = no_progress) -> Prepar
             del rows  # the manifest has sorted ones of its own
             for domain, name in LINK_FOLDERS.items():
                 link_folders(request.out / name, _paths(folders.get(domain, {})))
-        return _finish(manifest, tally.report(total), store, reused=manifest.hash == stored)
+        report = {**tally.report(total), "overlooked": _overlooked(request, drugs, sources)}
+        return _finish(manifest, report, store, reused=manifest.hash == stored)
 
 
 @contextmanager
@@ -199,6 +202,22 @@ def _list_all(sources: Mapping[Domain, Source], folders: Folders) -> Iterator[Pi
             names = link_names(_paths({kcode: found}))
             for name, folder in zip(names, found, strict=True):
                 yield from sources[domain].pictures(folder, kcode, f"{LINK_FOLDERS[domain]}/{name}")
+
+
+def _overlooked(
+    request: PrepareRequest, drugs: Catalog, sources: Mapping[Domain, Source]
+) -> dict[Domain, dict[str, dict[str, Any]]]:
+    """What lies in the trees and was taken by nobody, by domain and code."""
+    kcodes = [drug.kcode for drug in drugs.active]
+    return {
+        domain: {
+            code: {"count": found.count, "first": found.first}
+            for code, found in find_overlooked(
+                source.root, kcodes, request.out, combinations=request.combinations and domain == "studio"
+            ).items()
+        }
+        for domain, source in sources.items()
+    }
 
 
 def _check_no_empty_class(catalog: Catalog, images: Mapping[tuple[str, Domain], int], request: PrepareRequest) -> None:
@@ -267,7 +286,7 @@ def _check_damage(request: PrepareRequest, tally: Tally) -> None:
     faults = {path: reason for code in QUARANTINE for path, reason in tally.left_out.get(code, {}).items()}
     if len(faults) <= request.max_damage * tally.found:
         return
-    path = request.out / REPORT_FILE
+    path = request.out / REFUSED_FILE
     write_json(path, tally.report(tally.found))
     raise DataError(
         f"{len(faults)} of {tally.found} pictures cannot be used, over the limit of {request.max_damage:.0%} "
@@ -298,6 +317,7 @@ def _finish(manifest: Manifest, report: dict[str, Any], store: ScanStore, *, reu
         write_json(root / REPORT_FILE, report)
     if not reused:
         manifest.save()
+    (root / REFUSED_FILE).unlink(missing_ok=True)
     return PrepareResult(manifest, report, reused)
 
 

@@ -6,22 +6,16 @@ audit → one of each file → groups → split → 3:7 mixture within each spli
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pillsnap.core.errors import DataError
 from pillsnap.core.manifest import SPLITS, Split
 from pillsnap.data.audit import COPIES, AuditLimits, Finding, judge, size_note
+from pillsnap.data.capture_groups import capture_groups
 from pillsnap.data.earlier import EarlierSplits
-from pillsnap.data.groups import (
-    Usable,
-    capture_groups,
-    drop_duplicates,
-    near_duplicate_links,
-    sitting_id,
-    straddling,
-)
+from pillsnap.data.groups import Links, Usable, drop_duplicates, near_duplicate_links, sitting_id, straddling
 from pillsnap.data.mixing import Candidate, ClassMix, choose_balanced, mix_class, share_out
 from pillsnap.data.names import Domain
 from pillsnap.data.reading import Reading
@@ -85,15 +79,12 @@ def select(kcode: str, pictures: Sequence[tuple[Picture, Reading]], rules: Rules
     unique, copies = drop_duplicates(fit)
     links = near_duplicate_links(unique)
     remembered = earlier.of(reading.sha256 for _, reading in pictures)
-    grouping = capture_groups(unique, links, remembered, earlier.sittings)
-    findings += [
-        Finding(path, "bridges_splits", f"ties together what is in {' and in '.join(splits)}", True)
-        for path, splits in grouping.bridges.items()
-    ]
+    grouping = capture_groups(unique, links, remembered, earlier.sittings, earlier.placed(remembered))
     usable = tuple(one for one in unique if one.path in grouping.groups)
     splits = _split(usable, grouping.groups, grouping.pinned, rules.seed)
     _check(usable, grouping.groups, splits, remembered)
     _check_near_duplicates(straddling(unique, links, splits))
+    findings += _bridges(grouping.bridges, unique, links, splits, remembered)
     used, mix = _mix(usable, grouping.groups, splits, rules)
     return Selection(kcode, usable, grouping.groups, splits, used, mix, tuple(findings), copies, remembered)
 
@@ -144,6 +135,28 @@ def _usable(picture: Picture, reading: Reading) -> Usable:
         picture.combination,
         reading.box,
     )
+
+
+def _bridges(
+    paths: Collection[str],
+    unique: Sequence[Usable],
+    links: Links,
+    splits: Mapping[str, Split],
+    remembered: Mapping[str, Split],
+) -> Iterator[Finding]:
+    """Why these pictures have no place, said by what has one: a second run says the same."""
+    ties: dict[str, set[Split]] = {path: set() for path in paths}
+    for one in unique:
+        if one.path in ties and one.sha256 in remembered:
+            ties[one.path].add(remembered[one.sha256])
+    for first, second in links.tolist() if paths else ():
+        for one, other in ((unique[first], unique[second]), (unique[second], unique[first])):
+            if one.path in ties and other.path in splits:
+                ties[one.path].add(splits[other.path])
+    for path, found in ties.items():
+        among = " and in ".join(split for split in SPLITS if split in found)
+        detail = f"ties together what is in {among}" if len(found) > 1 else "its sitting lies in another split"
+        yield Finding(path, "bridges_splits", detail, True)
 
 
 def _split(

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 
@@ -61,6 +62,16 @@ def test_a_failed_write_leaves_the_former_file_and_no_leftover(tmp_path):
         temporary.write_text("half\ud800", encoding="utf-8")
     assert read_json(path) == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    """Neither a write to an open file nor the libraries that make one say which file it was."""
+    for error in (OSError(errno.ENOSPC, "No space left on device"), OSError("Error writing bytes to file")):
+        with pytest.raises(OSError, match=r"a\.parquet") as caught, writing_beside(tmp_path / "a.parquet"):
+            raise error
+        assert caught.value.filename == str(tmp_path / "a.parquet")
+    with pytest.raises(OSError, match="other"), writing_beside(tmp_path / "a.parquet"):
+        (tmp_path / "other").read_text()
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""])

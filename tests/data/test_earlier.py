@@ -113,6 +113,19 @@ def test_lost_and_damaged_parts(shots, tmp_path):
         load_earlier([folder], 0)
 
 
+@pytest.mark.parametrize("rest", ["rows.parquet", "splits.json"])
+def test_a_data_set_that_lost_both_ledger_and_manifest(tmp_path, rest):
+    (tmp_path / rest).write_text("{}")
+    with pytest.raises(ManifestError, match=r"pictures\.parquet: is lost, .*backup, or split anew with --fresh"):
+        load_earlier([tmp_path], 0)
+
+
+def test_who_had_a_place(shots, tmp_path):
+    folder = remember(shots, tmp_path / "a", {"x": "train", "y": "test", "z": None}, y=None)
+    splits = load_earlier([folder], 0).splits
+    assert splits.placed([*map(shots.digest, "xyzw"), ""]) == {shots.digest("x")}
+
+
 def test_previous_must_be_a_data_set(shots, tmp_path):
     with pytest.raises(DataError, match=r"holds no pictures\.parquet; give the folder of a prepared data set"):
         check_previous(tmp_path)

@@ -5,10 +5,10 @@ import cv2
 import numpy as np
 import pytest
 
+from pillsnap.data.capture_groups import capture_groups
 from pillsnap.data.groups import (
     COPY_DHASH_BITS,
     DHASH_BITS,
-    capture_groups,
     drop_duplicates,
     near_duplicate_links,
     straddling,
@@ -48,7 +48,7 @@ def test_a_sitting_is_everything_but_the_rotation_and_the_light(shots):
     grouping = grouped([shots.usable(name) for name in names])
     assert len(set(grouping.groups.values())) == 4
     assert grouping.groups[f"real_photos/{shots.KCODE}/{names[-1]}"] == "K-000059/real/b1-s1-e90"
-    assert (grouping.pinned, grouping.bridges) == ({}, {})
+    assert (grouping.pinned, grouping.bridges) == ({}, ())
 
 
 def test_studio_and_real_sittings_are_apart(shots):
@@ -161,15 +161,30 @@ class TestGrowing:
         bridge = replace(shots.usable("bridge.jpg"), dhash=left.dhash, phash=right.phash)
         assert len(set(grouped([left, right, *mates], before).groups.values())) == 2
         grouping = grouped([left, right, *mates, bridge], before)
-        assert grouping.bridges == {bridge.path: ("train", "test")}
+        assert grouping.bridges == (bridge.path,)
         assert set(grouping.groups) == {left.path, right.path, mates[0].path}
 
-    def test_a_chain_of_new_ones_between_two_splits_is_left_out(self, shots):
+    def test_a_chain_of_new_ones_between_two_splits_is_cut(self, shots):
         left, right = shots.usable("a.jpg", scene="x"), shots.usable("b.jpg", scene="y")
         one = replace(shots.usable("n1.jpg"), dhash=turned(left, 0, 10))
         two = replace(shots.usable("n2.jpg"), dhash=turned(left, 0, 20), phash=right.phash)
-        grouping = grouped([left, right, one, two], {left.sha256: "train", right.sha256: "test"})
-        assert set(grouping.bridges) == {one.path, two.path}
+        before = {left.sha256: "train", right.sha256: "test"}
+        grouping = grouped([left, right, one, two], before)
+        assert len(grouping.bridges) == 1
+        assert {left.path, right.path} < set(grouping.groups)
+        assert sorted(grouping.pinned.values()) == ["test", "train"]
+
+    def test_who_was_left_out_stays_out(self, shots):
+        """The newer twins of what was left out must not outvote those that had a place."""
+        tested = shots.usable("a.jpg", scene="x")
+        left_out = replace(shots.usable("b.jpg"), dhash=turned(tested, 0, 10))
+        twins = [replace(shots.usable(f"n{n}.jpg"), dhash=turned(tested, 0, 20)) for n in range(3)]
+        pictures = [tested, left_out, *twins]
+        before = {tested.sha256: "test"} | {one.sha256: "train" for one in pictures[1:]}
+        links = near_duplicate_links(pictures)
+        assert capture_groups(pictures, links, before).bridges == (tested.path,)
+        placed = {one.sha256 for one in (tested, *twins)}
+        assert left_out.path in capture_groups(pictures, links, before, placed=placed).bridges
 
     def test_a_sitting_holds_together_without_its_first_picture(self, shots):
         """The first picture is a bridge; its sitting must not fall into pieces that land in two splits."""
@@ -189,7 +204,7 @@ class TestGrowing:
         renamed = shots.usable(shots.real(1, rotation=135), "renamed")
         before = {**{one.sha256: "train" for one in sitting}, renamed.sha256: "test"}
         grouping = grouped([*sitting, renamed], before)
-        assert grouping.bridges == {renamed.path: ("train", "test")}
+        assert grouping.bridges == (renamed.path,)
         assert {grouping.pinned[grouping.groups[one.path]] for one in sitting} == {"train"}
 
     def test_of_two_that_turn_out_to_be_twins_the_tested_one_stays(self, shots):

@@ -218,7 +218,7 @@ def everything(out):
     return {
         str(path.relative_to(out)): os.readlink(path) if path.is_symlink() else path.read_bytes()
         for path in out.rglob("*")
-        if (path.is_symlink() or path.is_file()) and not path.name.startswith(("scan.db", "report.json"))
+        if (path.is_symlink() or path.is_file()) and not path.name.startswith(("scan.db", "refused.json"))
     }
 
 
@@ -230,13 +230,30 @@ def test_too_much_damage_stops(tiny, raw, tmp_path):
     with pytest.raises(DataError, match=r"5 of 80 pictures .* over the limit of 5%"):
         prepare(tiny.request(raw, tmp_path / "out"))
     assert everything(tmp_path / "out") == before
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = json.loads((tmp_path / "out" / "refused.json").read_text())
     assert len(report["left_out"]["unsupported_format"]) == 5
     with pytest.raises(DataError, match=r"over the limit of 5%"):
         prepare(tiny.request(raw, tmp_path / "first"))
     assert not (tmp_path / "first" / "manifest.json").exists()
     assert not (tmp_path / "first" / "pictures.parquet").exists()
     assert prepare(tiny.request(raw, tmp_path / "out", max_damage=0.07)).manifest.rows.num_rows
+    assert not (tmp_path / "out" / "refused.json").exists()
+
+
+def test_what_nobody_takes_is_reported_and_changes_nothing(tiny, raw, tmp_path):
+    hash_of_tidy = prepare(tiny.request(raw, tmp_path / "tidy")).manifest.hash
+    tiny.picture(raw / "real_photos" / "loose.jpg")
+    (raw / "studio" / "K-000059" / "a.dng").touch()
+    result = prepare(tiny.request(raw, tmp_path / "out"))
+    assert result.manifest.hash == hash_of_tidy
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["overlooked"] == {
+        "studio": {"unknown_ending": {"count": 1, "first": ["K-000059/a.dng"]}},
+        "real": {"in_no_drug_folder": {"count": 1, "first": ["loose.jpg"]}},
+    }
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert "K-000059/a.dng" in page
+    assert "loose.jpg" in page
 
 
 @pytest.mark.parametrize("how", ["no folder", "no picture", "all broken"])

@@ -5,8 +5,8 @@ import pytest
 
 from pillsnap.core.errors import DataError
 from pillsnap.data import selection as selection_module
+from pillsnap.data.capture_groups import Grouping, capture_groups
 from pillsnap.data.earlier import EarlierSplits
-from pillsnap.data.groups import Grouping, capture_groups
 from pillsnap.data.ledger import writing_ledger
 from pillsnap.data.selection import Rules, ledger_rows, select
 
@@ -85,7 +85,7 @@ def test_the_ledger_has_every_picture_once(protocol, shots):
 def test_a_cut_sitting_fails(protocol, monkeypatch):
     """Groups as somebody might make them who forgot the sittings."""
 
-    def one_each(pictures, links, before=None, sittings=None):
+    def one_each(pictures, *_):
         return Grouping({one.path: one.path for one in pictures}, {})
 
     monkeypatch.setattr(selection_module, "capture_groups", one_each)
@@ -105,7 +105,7 @@ def test_a_random_split_fails(protocol, monkeypatch):
 def test_near_duplicates_in_two_splits_fail(shots, monkeypatch):
     pictures = [shots.found(f"{scene}{flips}.jpg", scene=scene, flips=flips) for scene in "abc" for flips in range(3)]
 
-    def one_each(pictures, links, before=None, sittings=None):
+    def one_each(pictures, *_):
         return Grouping({one.path: one.path for one in pictures}, {})
 
     assert len(set(choose(pictures).groups.values())) == 3
@@ -125,10 +125,10 @@ def test_a_picture_that_would_change_its_split_fails(protocol, monkeypatch):
         def of(self, sha256):
             return {trained: "test"}
 
+        placed = of
+
     assert choose(protocol, earlier=Memory()).splits != splits
-    monkeypatch.setattr(
-        selection_module, "capture_groups", lambda pictures, links, before, sittings: capture_groups(pictures, links)
-    )
+    monkeypatch.setattr(selection_module, "capture_groups", lambda pictures, links, *_: capture_groups(pictures, links))
     with pytest.raises(DataError, match="1 pictures would change their split"):
         choose(protocol, earlier=Memory())
 

@@ -11,9 +11,11 @@ from pillsnap.data.sources.aihub import AiHubSource
 from pillsnap.data.sources.base import DrugFolder, Picture, Source
 from pillsnap.data.sources.capture import CaptureSource
 from pillsnap.data.sources.class_folders import ClassFolderSource
+from pillsnap.data.sources.overlooked import OVERLOOKED, find_overlooked
 
 Layout = Literal["auto", "aihub", "capture", "folders"]
 __all__ = [
+    "OVERLOOKED",
     "AiHubSource",
     "CaptureSource",
     "ClassFolderSource",
@@ -21,6 +23,7 @@ __all__ = [
     "Layout",
     "Picture",
     "Source",
+    "find_overlooked",
     "open_source",
     "raw_layout",
 ]

@@ -54,16 +54,16 @@ def walk_folders(root: Path, wanted: frozenset[str], skip: Path | None) -> Itera
 
     None of them is searched further, nor are folders of other drugs, so a tree of 5,000 drugs is listed once.
     """
-    seen = {_identity(skip)} if skip is not None and skip.is_dir() else set()
+    seen = {folder_identity(skip)} if skip is not None and skip.is_dir() else set()
     waiting = [root]
     while waiting:
-        for entry in sorted(_entries(waiting.pop()), key=lambda entry: entry.name):
+        for entry in sorted(list_entries(waiting.pop()), key=lambda entry: entry.name):
             kcode = kcode_of_folder(entry.name)
-            other_drug = kcode is not None and kcode not in wanted and not _may_be_a_plain_number(entry.name)
-            if other_drug or not _is_folder(entry):
+            other_drug = kcode is not None and kcode not in wanted and not may_be_a_plain_number(entry.name)
+            if other_drug or not is_folder(entry):
                 continue
             folder = Path(entry.path)
-            identity = _identity(folder)
+            identity = folder_identity(folder)
             if identity in seen:
                 continue
             seen.add(identity)
@@ -80,20 +80,20 @@ def list_pictures(folder: Path) -> list[str]:
         DataError: a folder cannot be listed, a name is not text (UTF-8), or another drug's folder lies inside.
     """
     found: list[str] = []
-    waiting, seen = [""], {_identity(folder)}
+    waiting, seen = [""], {folder_identity(folder)}
     while waiting:
         prefix = waiting.pop()
-        for entry in _entries(folder / prefix):
+        for entry in list_entries(folder / prefix):
             relative = f"{prefix}{entry.name}"
-            if not _is_folder(entry):
-                if os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES and not _never_ends(entry):
+            if not is_folder(entry):
+                if os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES and not never_ends(entry):
                     found.append(_checked_text(folder, relative))
             elif _is_another_drug(entry.name, folder.name):
                 raise DataError(
                     f"{entry.path}: the folder of one drug lies in the folder of another; its pictures would get the "
                     "wrong label. Move it out"
                 )
-            elif labelled_code(entry.name) is None and (identity := _identity(Path(entry.path))) not in seen:
+            elif labelled_code(entry.name) is None and (identity := folder_identity(Path(entry.path))) not in seen:
                 seen.add(identity)
                 waiting.append(f"{relative}/")
     return sorted(found)
@@ -105,7 +105,7 @@ def list_files(folder: Path, suffix: str) -> list[str]:
     waiting = [""]
     while waiting:
         prefix = waiting.pop()
-        for entry in _entries(folder / prefix):
+        for entry in list_entries(folder / prefix):
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(f"{prefix}{entry.name}/")
             elif entry.name.lower().endswith(suffix):
@@ -139,7 +139,8 @@ def _checked_text(folder: Path, relative: str) -> str:
     return relative
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+def list_entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What lies in a folder, but for hidden files. Raises DataError where it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
             yield from (entry for entry in entries if not entry.name.startswith("."))
@@ -147,14 +148,15 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
         raise DataError(f"{folder}: cannot be listed ({error.strerror or error}); check its permissions") from error
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """A folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
 
 
-def _never_ends(entry: os.DirEntry[str]) -> bool:
+def never_ends(entry: os.DirEntry[str]) -> bool:
     """A pipe or a socket: reading it would wait for ever. A file that is gone is not one; it is reported later."""
     try:
         mode = os.stat(entry.path).st_mode
@@ -165,15 +167,15 @@ def _never_ends(entry: os.DirEntry[str]) -> bool:
 
 def _is_another_drug(name: str, drug_folder: str) -> bool:
     inner, outer = kcode_of_folder(name), kcode_of_folder(drug_folder)
-    return inner is not None and outer is not None and inner != outer and not _may_be_a_plain_number(name)
+    return inner is not None and outer is not None and inner != outer and not may_be_a_plain_number(name)
 
 
-def _may_be_a_plain_number(name: str) -> bool:
+def may_be_a_plain_number(name: str) -> bool:
     """``2024`` may be a year that holds drug folders; ``K-2024`` and ``002024`` are drugs."""
     return name.strip().isdigit() and len(name.strip()) < 6
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+def folder_identity(folder: Path) -> tuple[int, int]:
     """Tells a folder that was seen before, so that links in a circle end."""
     status = folder.stat()
     return status.st_dev, status.st_ino

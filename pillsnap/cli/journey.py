@@ -136,7 +136,7 @@ def train_step(run: TrackedRun, config: ExperimentConfig, manifest: Manifest, wo
     for name in (AUDIT_FILE, REPORT_FILE):
         if (manifest.root / name).is_file():  # a manifest that was moved here alone is enough to train on
             run.log_file(manifest.root / name, "data")
-    device = Device.choose(config.training.mixed_precision)
+    device = Device.of(config)
     run.set_tags({"pillsnap.kind": "training", "device": str(device)})
     data = load_training_data(config, manifest, workspace)
     _log.info(

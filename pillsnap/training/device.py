@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pillsnap.core.experiment import ExperimentConfig, ModelConfig
 
-BF16_GAINS_FROM = 300.0
+BF16_GAINS_FROM = 200.0
 """Multiply-accumulates per value that a layer writes, from which bf16 pays on a CPU."""
 
 

@@ -93,7 +93,7 @@ class _Trainer:
         np.random.seed(config.seed)  # noqa: NPY002
         catalog = data.manifest.catalog
         device = self._device.torch_device
-        net, self._started_with = create_started_net(config, catalog.kcodes)
+        net, self._started_with = create_started_net(config, catalog.kcodes, data.manifest.hash)
         self._net: PillNet = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._loader, self._sampler = train_loader(data, config, cuda=device.type == "cuda")
         self._optimizer = create_optimizer(self._net, config)

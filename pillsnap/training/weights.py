@@ -36,14 +36,20 @@ class StartWeights:
     """Of the file; of the hub's weights: of the loaded tensors. Empty for random weights."""
     head: str
     """``new``, ``kept``, or ``n of K drugs kept``."""
+    manifest_hash: str = ""
+    """Of the data that a checkpoint was trained on."""
 
 
-def create_started_net(config: ExperimentConfig, kcodes: Sequence[str]) -> tuple[PillNet, StartWeights]:
+def create_started_net(
+    config: ExperimentConfig, kcodes: Sequence[str], manifest_hash: str
+) -> tuple[PillNet, StartWeights]:
     """Build the network of an experiment with the weights that it starts from.
 
     Args:
         config: its sections ``model`` and ``preprocessing`` count.
         kcodes: K-CODE per class index of the training to come.
+        manifest_hash: of its data. Weights that were trained on other data may know pictures that now test them:
+            that is said in the log.
 
     Raises:
         ConfigError: the backbone or its arguments do not exist.
@@ -54,6 +60,12 @@ def create_started_net(config: ExperimentConfig, kcodes: Sequence[str]) -> tuple
         random_start = model.model_copy(update={"pretrained": False, "weights": None})
         net = create_net(random_start, config.preprocessing, len(kcodes))
         started = _take_over(net, Path(model.weights), config, kcodes)
+        if started.manifest_hash != manifest_hash:
+            _log.warning(
+                "%s was trained on other data (manifest %s). Its training pictures must not be in validation or test "
+                "of this data, or the figures flatter: pillsnap data prepare --previous keeps every split",
+                started.source, started.manifest_hash[:12],
+            )  # fmt: skip
     else:
         net = create_net(model, config.preprocessing, len(kcodes))
         started = _of_timm(net, config)
@@ -107,7 +119,7 @@ def _take_over(net: PillNet, path: Path, config: ExperimentConfig, kcodes: Seque
     note_other_statistics(made_with.mean, made_with.std, config.preprocessing)
     same = tuple(kcodes) == checkpoint.kcodes
     shown = "kept" if same else f"{len(kept)} of {len(kcodes)} drugs kept" if kept and head else "new"
-    return StartWeights(str(path), sha256_file(path), shown)
+    return StartWeights(str(path), sha256_file(path), shown, checkpoint.manifest_hash)
 
 
 def _require_fit(theirs: dict[str, Tensor], ours: dict[str, Tensor], path: Path, config: ExperimentConfig) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pillsnap.cli.progress import Progress
-from pillsnap.core.errors import DataError
+from pillsnap.core.errors import DataError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.core.files import sha256_json, write_json
 from pillsnap.core.manifest import SUMMARY_FILE, Manifest
@@ -121,6 +122,25 @@ class RunLogger:
         )  # fmt: skip
 
 
+def with_local_weights(config: ExperimentConfig, workspace: Path) -> tuple[ExperimentConfig, str]:
+    """The experiment with the checkpoint file that ``model.weights`` stands for, and the run that it is from.
+
+    Raises:
+        StoreError: no such run or model version, or one without a checkpoint.
+        TrainingError: no such file.
+    """
+    from pillsnap.tracking.weights import fetch_weights, is_remote
+
+    weights = config.model.weights
+    if weights is None or not is_remote(weights):
+        if weights is not None and not Path(weights).is_file():  # said before any picture is prepared
+            raise TrainingError(f"model.weights: {weights}: no such file (a relative path starts at {Path.cwd()})")
+        return config, ""
+    fetched = fetch_weights(weights, workspace / "weights")
+    _log.info("model.weights: %s is the best checkpoint of run %s", weights, fetched.run_id)
+    return config.with_overrides({"model.weights": str(fetched.path)}), fetched.run_id
+
+
 def train_step(run: TrackedRun, config: ExperimentConfig, manifest: Manifest, workspace: Path) -> FitResult:
     """Train; parameters, figures, curves and the best checkpoint go to the run."""
     from pillsnap.data.audit_report import AUDIT_FILE
@@ -136,14 +156,18 @@ def train_step(run: TrackedRun, config: ExperimentConfig, manifest: Manifest, wo
     for name in (AUDIT_FILE, REPORT_FILE):
         if (manifest.root / name).is_file():  # a manifest that was moved here alone is enough to train on
             run.log_file(manifest.root / name, "data")
-    device = Device.choose(config.training.mixed_precision)
+    device = Device.of(config)
     run.set_tags({"pillsnap.kind": "training", "device": str(device)})
+    startable, weights_run = with_local_weights(config, workspace)
+    run.set_tags({"weights.run_id": weights_run} if weights_run else {})
     data = load_training_data(config, manifest, workspace)
     _log.info(
         "training %s on %d images, validating on %d (%s)",
         config.model.backbone, len(data.train_indices), len(data.val_indices), device,
     )  # fmt: skip
-    result = fit(config, data, folder / "checkpoints", RunLogger(run, config.training.epochs))
+    result = fit(startable, data, folder / "checkpoints", RunLogger(run, config.training.epochs))
+    if result.weights is not None:
+        run.set_tags({f"weights.{key}": value for key, value in asdict(result.weights).items() if value})
     draw_learning_curves(result.history, folder / "learning_curves.png")
     run.log_file(folder / "learning_curves.png")
     run.log_file(result.best_checkpoint, "checkpoints")

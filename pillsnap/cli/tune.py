@@ -26,7 +26,7 @@ def tune(data_name: str, workspace: Path, storage: str, out: Path | None, **expe
     from pillsnap.core.files import write_bytes
     from pillsnap.tuning.study import run_study
 
-    config = load_experiment(**experiment)
+    config, _ = journey.with_local_weights(load_experiment(**experiment), workspace)
     manifest = journey.find_data(data_name, workspace)
     data = journey.load_training_data(config, manifest, workspace)
     folder = workspace / "tune"

@@ -32,9 +32,11 @@ class ModelConfig(Section):
     backbone: str = "tf_efficientnetv2_s"
     """Name in timm's list of models."""
     pretrained: bool = True
-    """Start from timm's weights (from the hub's cache, or ``weights``). False: random weights."""
+    """Start from pretrained weights: those of ``weights``, or timm's from the hub. False: random weights."""
     weights: str | None = None
-    """A local ``.safetensors`` or ``.pth`` file of pretrained weights, used in place of the hub."""
+    """Weights in place of the hub's: a ``.safetensors`` or ``.pth`` file that timm saved, a ``.pt`` checkpoint of a
+    former training, that training as ``runs:/RUN_ID`` or by a model version that came from it
+    (``models:/NAME/VERSION``, ``models:/NAME@ALIAS``), or the ``.onnx`` bundle that it made."""
     drop_rate: Probability = 0.3
     drop_path_rate: Probability = 0.2
     kwargs: dict[str, bool | int | float | str | list[int]] = {}
@@ -77,8 +79,21 @@ class TrainingConfig(Section):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     gradient_clip: float | None = Field(default=1.0, gt=0)
     """Largest norm of the gradient; null: no clipping."""
-    mixed_precision: bool = True
-    """bf16 (or fp16 with a scaled loss) where the device gains from it, float32 elsewhere."""
+    mixed_precision: bool | Literal["auto"] = True
+    """true: bf16 (fp16 with a scaled loss on older GPUs) where the hardware computes in it, float32 elsewhere.
+    auto: as true, but float32 for a net that bf16 would slow down on a CPU (the rule is in training/device.py).
+    false: float32."""
+    accumulate: int = Field(default=1, ge=1)
+    """Batches to one update: it sees batch_size times this many images, in the memory of one batch. Schedule and
+    steps count updates; the batches that do not fill an update at the end of an epoch are left out."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """For fine-tuning: each layer learns at this share of the rate of the layer after it; 1: all at the same rate.
+    A layer is a block of the backbone, so deep nets need values near 1."""
+    freeze_epochs: int = Field(default=0, ge=0)
+    """For fine-tuning, head first: for so many epochs the backbone keeps its weights and the statistics of its batch
+    norms, and only the classifier learns; then all do."""
+    compile: bool = False
+    """Compile the backbone with torch.compile: a minute and more at the start, then faster on a GPU."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Exponential moving average of the weights, which is what is validated and kept; null: none."""
 
@@ -88,6 +103,8 @@ class TrainingConfig(Section):
             raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be fewer than epochs ({self.epochs})")
         if self.min_lr > self.base_lr:
             raise ValueError(f"min_lr ({self.min_lr}) must not be above base_lr ({self.base_lr})")
+        if self.freeze_epochs >= self.epochs:
+            raise ValueError(f"freeze_epochs ({self.freeze_epochs}) must be fewer than epochs ({self.epochs})")
         return self
 
 
@@ -154,6 +171,8 @@ class AugmentationConfig(Section):
     """Smallest and largest side of the pasted box, as a share of the image; used when cutmix_alpha > 0."""
     mix_probability: Probability = 0.5
     """Share of the batches that are mixed (mixup or cutmix, half and half where both are on)."""
+    mix_off_epochs: int = Field(default=0, ge=0)
+    """The last so many epochs see images unmixed, as they will be photographed."""
 
     @model_validator(mode="after")
     def _ranges_ascend(self) -> Self:
@@ -240,6 +259,16 @@ class ExperimentConfig(Section):
     checkpoints: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
     tuning: TuningConfig = TuningConfig()
+
+    @model_validator(mode="after")
+    def _some_epochs_are_mixed(self) -> Self:
+        off, epochs = self.augmentation.mix_off_epochs, self.training.epochs
+        if off >= epochs:
+            raise ValueError(
+                f"augmentation.mix_off_epochs ({off}) must be fewer than training.epochs ({epochs}); "
+                "to mix nothing set augmentation.mix_probability to 0"
+            )
+        return self
 
     @classmethod
     def load(cls, path: Path, overrides: dict[str, Any] | None = None) -> Self:

@@ -8,6 +8,7 @@ K class.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,7 @@ def create_net(model: ModelConfig, preprocessing: PreprocessingSpec, num_classes
         **model.kwargs,
     }
     if model.weights is not None:
-        if not Path(model.weights).is_file():
-            raise TrainingError(f"model.weights: {model.weights}: no such file")
+        _require_file(model.weights)
         arguments["pretrained_cfg_overlay"] = {"file": model.weights}
     rng_state = torch.get_rng_state()
     try:
@@ -87,32 +87,53 @@ def create_net(model: ModelConfig, preprocessing: PreprocessingSpec, num_classes
     if model.pretrained:
         torch.set_rng_state(rng_state)
         _require_loaded(backbone, timm.create_model(model.backbone, pretrained=False, **arguments), model)
-        _note_other_statistics(backbone, preprocessing)
+        trained_with: dict[str, Any] = getattr(backbone, "pretrained_cfg", {}) or {}
+        note_other_statistics(trained_with.get("mean"), trained_with.get("std"), preprocessing)
     return PillNet(backbone, preprocessing)
+
+
+def head_prefixes(backbone: nn.Module) -> tuple[str, ...]:
+    """How the names of the classifier's tensors start; none where the backbone does not say."""
+    config: dict[str, Any] = getattr(backbone, "pretrained_cfg", {}) or {}
+    names = config.get("classifier") or ()
+    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+
+
+def note_other_statistics(mean: Sequence[float] | None, std: Sequence[float] | None, ours: PreprocessingSpec) -> None:
+    """Say in the log that weights were made with another normalisation than that of this experiment."""
+    if mean and std and (tuple(mean) != ours.mean or tuple(std) != ours.std):
+        _log.warning(
+            "the pretrained weights were made with mean %s and std %s; this experiment normalises with %s and %s "
+            "(preprocessing.mean, preprocessing.std): the start is worse than it could be",
+            tuple(mean), tuple(std), ours.mean, ours.std,
+        )  # fmt: skip
+
+
+def _require_file(weights: str) -> None:
+    if weights.startswith(("models:", "runs:")) or weights.endswith(".onnx"):
+        raise TrainingError(
+            f"model.weights: {weights} stands for a checkpoint that the commands fetch (pillsnap train, run, tune); "
+            "called as a function, the training takes the .pt file itself"
+        )
+    if not Path(weights).is_file():
+        raise TrainingError(f"model.weights: {weights}: no such file (a relative path starts at {Path.cwd()})")
 
 
 def _require_loaded(backbone: nn.Module, random_start: nn.Module, model: ModelConfig) -> None:
     """timm skips what a file lacks when the number of classes differs: another net's weights would change nothing."""
-    config: dict[str, Any] = getattr(backbone, "pretrained_cfg", {}) or {}
-    names = config.get("classifier") or ()
-    head = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+    head = head_prefixes(backbone)
     started_with = dict(random_start.named_parameters())
     kernels = {k: v for k, v in backbone.named_parameters() if v.ndim > 1 and not k.startswith(head)}
     untouched = [name for name, kernel in kernels.items() if torch.equal(kernel, started_with[name])]
     if untouched:
         raise TrainingError(
             f"the pretrained weights of {model.weights or model.backbone} do not fit {model.backbone}: "
-            f"{len(untouched)} of {len(kernels)} kernels would stay random ({untouched[0]}, ...). Give weights that "
+            f"{len(untouched)} of {len(kernels)} kernels would stay random ({listed(untouched)}). Give weights that "
             "timm saved for this very backbone, or train from random weights with model.pretrained=false"
         )
 
 
-def _note_other_statistics(backbone: nn.Module, preprocessing: PreprocessingSpec) -> None:
-    trained_with: dict[str, Any] = getattr(backbone, "pretrained_cfg", {}) or {}
-    mean, std = trained_with.get("mean"), trained_with.get("std")
-    if mean and std and (tuple(mean) != preprocessing.mean or tuple(std) != preprocessing.std):
-        _log.warning(
-            "the pretrained weights were made with mean %s and std %s; this experiment normalises with %s and %s "
-            "(preprocessing.mean, preprocessing.std): the start is worse than it could be",
-            mean, std, preprocessing.mean, preprocessing.std,
-        )  # fmt: skip
+def listed(names: Sequence[str], shown: int = 3) -> str:
+    """The first names, and how many there are beside."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

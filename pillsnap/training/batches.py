@@ -80,19 +80,20 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """A new seeded order every epoch. Carries the epoch to the workers, which outlive it."""
+    """A new seeded order every epoch, of whole updates. Carries the epoch to the workers, which outlive it."""
 
-    def __init__(self, indices: NDArray[np.int64], seed: int) -> None:
+    def __init__(self, indices: NDArray[np.int64], seed: int, images_per_update: int = 1) -> None:
         self._indices = indices
         self._seed = seed
+        self._length = len(indices) // images_per_update * images_per_update
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return self._length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """(epoch, row) pairs."""
-        order = np.random.default_rng((self._seed, self.epoch)).permutation(self._indices)
+        order = np.random.default_rng((self._seed, self.epoch)).permutation(self._indices)[: self._length]
         return iter([(self.epoch, int(row)) for row in order])
 
 
@@ -113,13 +114,14 @@ class _Loader(DataLoader[Any]):
 
 
 def train_loader(data: TrainingData, config: ExperimentConfig, cuda: bool) -> tuple[DataLoader[Any], EpochSampler]:
-    """The loader of the training split; set ``sampler.epoch`` before each epoch. Raises DataError: not one batch."""
-    if len(data.train_indices) < config.data.batch_size:
+    """The loader of the training split; set ``sampler.epoch`` before each epoch. Raises DataError: not one update."""
+    images_per_update = config.data.batch_size * config.training.accumulate
+    if len(data.train_indices) < images_per_update:
         raise DataError(
-            f"{len(data.train_indices)} training images are fewer than one batch of {config.data.batch_size}; set "
-            "data.batch_size lower, or tuning.train_share higher"
+            f"{len(data.train_indices)} training images are fewer than the {images_per_update} of one "
+            "training step (data.batch_size times training.accumulate); set these lower, or tuning.train_share higher"
         )
-    sampler = EpochSampler(data.train_indices, config.seed)
+    sampler = EpochSampler(data.train_indices, config.seed, images_per_update)
     loader = _Loader(
         AugmentedImages(data, config.augmentation, config.seed),
         batch_size=config.data.batch_size,

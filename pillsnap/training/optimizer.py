@@ -1,25 +1,45 @@
-"""AdamW, and the cosine schedule with its linear warm-up."""
+"""AdamW with its parameter groups, and the cosine schedule with its linear warm-up."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import timm.optim
 import torch
 from timm.scheduler import CosineLRScheduler
-from torch import nn
 
 from pillsnap.core.experiment import ExperimentConfig
+from pillsnap.training.backbone import PillNet
 
 
-def create_optimizer(net: nn.Module, config: ExperimentConfig) -> torch.optim.AdamW:
-    """AdamW whose weight decay spares biases and norms (timm's parameter groups)."""
-    groups = timm.optim.param_groups_weight_decay(net, weight_decay=config.training.weight_decay)
+def create_optimizer(net: PillNet, config: ExperimentConfig) -> torch.optim.AdamW:
+    """AdamW whose weight decay spares biases, norms and what the backbone itself names (position embeddings)."""
+    training = config.training
+    no_decay: set[str] = getattr(net.backbone, "no_weight_decay", set)()
+    groups: list[dict[str, Any]]
+    if training.layer_decay < 1:
+        groups = timm.optim.param_groups_layer_decay(
+            net.backbone,
+            weight_decay=training.weight_decay,
+            no_weight_decay_list=no_decay,
+            layer_decay=training.layer_decay,
+        )
+    else:
+        groups = timm.optim.param_groups_weight_decay(
+            net.backbone, weight_decay=training.weight_decay, no_weight_decay_list=no_decay
+        )
     return torch.optim.AdamW(
         groups,
-        lr=config.training.base_lr,
+        lr=training.base_lr,
         betas=config.optimizer.betas,
         eps=config.optimizer.eps,
         fused=True,
     )
+
+
+def base_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate of the classifier: with layer_decay the other groups have a share of it."""
+    return max(float(group["lr"]) for group in optimizer.param_groups)
 
 
 def create_schedule(
@@ -28,7 +48,7 @@ def create_schedule(
     """A schedule to be stepped by ``step_update(update)`` after every update, counted from 1.
 
     The warm-up comes first and the cosine runs over the epochs that are left: it ends at min_lr exactly at the
-    end of the training.
+    end of the training. timm multiplies the rate of a group by its ``lr_scale``, which layer_decay sets.
     """
     steps = config.training.epochs * steps_per_epoch
     # a warm-up that rounds to the whole training leaves one update to the cosine

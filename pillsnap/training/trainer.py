@@ -15,19 +15,20 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.data.mixup import Mixup
-from timm.data.random_erasing import RandomErasing
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from pillsnap.core.bundle import RETIRED_LOGIT
-from pillsnap.core.errors import ConfigError, TrainingError
+from pillsnap.core.errors import TrainingError
 from pillsnap.core.experiment import ExperimentConfig
-from pillsnap.training.backbone import PillNet, create_net
+from pillsnap.training.backbone import PillNet
 from pillsnap.training.batches import TrainingData, plain_batches, train_loader
 from pillsnap.training.checkpoint import Checkpoint, CheckpointKeeper
 from pillsnap.training.device import Device
-from pillsnap.training.optimizer import create_optimizer, create_schedule
+from pillsnap.training.freezing import Freezer
+from pillsnap.training.mixing import create_erasing, create_mixup, mix_in_epoch
+from pillsnap.training.optimizer import base_rate, create_optimizer, create_schedule
+from pillsnap.training.weights import StartWeights, create_started_net
 
 
 class TrainingObserver(Protocol):
@@ -49,6 +50,8 @@ class FitResult:
     best_metrics: dict[str, float]
     history: list[dict[str, float]] = field(default_factory=list)
     """One entry an epoch, with the key ``epoch``."""
+    weights: StartWeights | None = None
+    """What the training started from."""
 
 
 def fit(config: ExperimentConfig, data: TrainingData, folder: Path, observer: TrainingObserver) -> FitResult:
@@ -57,7 +60,7 @@ def fit(config: ExperimentConfig, data: TrainingData, folder: Path, observer: Tr
     Raises:
         TrainingError: the loss is not a finite number, or pretrained weights cannot be had.
         DataError: fewer training images than one batch.
-        ConfigError: the backbone does not exist, or cutmix_minmax leaves no box at this size.
+        ConfigError: the backbone does not exist or cannot be frozen, or cutmix_minmax leaves no box at this size.
     """
     return _Trainer(config, data, folder, observer).fit()
 
@@ -83,26 +86,30 @@ class _Trainer:
         self._config = config
         self._data = data
         self._observer = observer
-        self._device = Device.choose(config.training.mixed_precision)
+        self._device = Device.of(config)
         # torch's dropout, timm's mixup (numpy) and random erasing (random) draw from the global generators.
         torch.manual_seed(config.seed)
         random.seed(config.seed)
         np.random.seed(config.seed)  # noqa: NPY002
         catalog = data.manifest.catalog
         device = self._device.torch_device
-        net = create_net(config.model, config.preprocessing, len(catalog.drugs))
+        net, self._started_with = create_started_net(config, catalog.kcodes, data.manifest.hash)
         self._net: PillNet = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._loader, self._sampler = train_loader(data, config, cuda=device.type == "cuda")
         self._optimizer = create_optimizer(self._net, config)
-        self._schedule = create_schedule(self._optimizer, config, len(self._loader))
+        self._schedule = create_schedule(self._optimizer, config, len(self._loader) // config.training.accumulate)
+        self._freezer = Freezer(self._net, config.training.freeze_epochs)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._device.needs_scaler)
         self._ema = _create_ema(self._net, config)
-        self._mixup = _create_mixup(config, len(catalog.drugs))
-        self._erasing = _create_erasing(config, device)
+        if config.training.compile:
+            self._net.backbone.compile()  # in place: the names of the weights stay
+        self._mixup = create_mixup(config, len(catalog.drugs))
+        self._erasing = create_erasing(config, device)
         weights_K = torch.tensor(catalog.class_weights, device=device)
         self._class_weights_K = weights_K / weights_K[weights_K > 0].mean()  # those of retired classes are 0
         self._keeper = CheckpointKeeper(folder, config.checkpoints.every_epochs, config.checkpoints.keep_best)
         self._step = 0
+        self._accumulated = 0  # batches whose gradients wait for the next update
 
     def fit(self) -> FitResult:
         history: list[dict[str, float]] = []
@@ -113,10 +120,12 @@ class _Trainer:
             if self._keeper.add(self._checkpoint(epoch, metrics)):
                 best = (epoch, metrics)
             self._observer.on_epoch(epoch, metrics)
-        return FitResult(self._keeper.best, best[0], best[1], history)
+        return FitResult(self._keeper.best, best[0], best[1], history, self._started_with)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self._net.train()
+        self._freezer.enter(epoch)
+        mix_in_epoch(self._mixup, self._config, epoch)
         self._sampler.epoch = epoch
         started = time.perf_counter()
         images = 0
@@ -124,10 +133,12 @@ class _Trainer:
         since_log: list[Tensor] = []
         for image_NHWC_u8, label_N in self._loader:
             loss = self._update(image_NHWC_u8, label_N)
-            self._step += 1
             images += len(label_N)
             since_log.append(loss)
             total += loss
+            if self._accumulated:
+                continue
+            self._step += 1
             if self._step % self._config.logging.every_steps == 0:
                 self._log_step(since_log, images / (time.perf_counter() - started))
                 since_log = []
@@ -137,6 +148,7 @@ class _Trainer:
         return {"train_loss": mean_loss, "lr": self._lr(), "images_per_s": images / seconds, "train_s": seconds}
 
     def _update(self, image_NHWC_u8: Tensor, label_N: Tensor) -> Tensor:
+        """The loss of one batch; the weights change where it is the last one of an update."""
         device = self._device.torch_device
         label_N = label_N.to(device, non_blocking=True)
         image = self._net.normalize(image_NHWC_u8.to(device, non_blocking=True))
@@ -149,8 +161,12 @@ class _Trainer:
             logits_NK = self._net.backbone(image.contiguous(memory_format=torch.channels_last))
         smoothing = self._config.training.label_smoothing if target.ndim == 1 else 0.0  # mixup smooths by itself
         loss = weighted_loss(logits_NK.float(), target, self._class_weights_K, smoothing)
-        self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
+        if self._accumulated == 0:
+            self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss / self._config.training.accumulate).backward()
+        self._accumulated = (self._accumulated + 1) % self._config.training.accumulate
+        if self._accumulated:
+            return loss.detach()
         if self._config.training.gradient_clip is not None:
             self._scaler.unscale_(self._optimizer)  # before clipping: the norm must be that of the true gradient
             torch.nn.utils.clip_grad_norm_(self._net.parameters(), self._config.training.gradient_clip)
@@ -205,7 +221,7 @@ class _Trainer:
         )
 
     def _lr(self) -> float:
-        return float(self._optimizer.param_groups[0]["lr"])
+        return base_rate(self._optimizer)
 
     def _require_finite(self, loss: float) -> None:
         if not np.isfinite(loss):
@@ -219,31 +235,3 @@ def _create_ema(net: PillNet, config: ExperimentConfig) -> ModelEmaV3 | None:
     if config.training.ema_decay is None:
         return None
     return ModelEmaV3(net, decay=config.training.ema_decay, use_warmup=True)
-
-
-def _create_mixup(config: ExperimentConfig, num_classes: int) -> Mixup | None:
-    augmentation = config.augmentation
-    if augmentation.mix_probability == 0 or (augmentation.mixup_alpha == 0 and augmentation.cutmix_alpha == 0):
-        return None
-    minmax = augmentation.cutmix_minmax if augmentation.cutmix_alpha > 0 else None
-    size = config.preprocessing.target_size
-    if minmax is not None and not int(size * minmax[0]) < int(size * minmax[1]) <= size:
-        raise ConfigError(
-            f"augmentation.cutmix_minmax: {list(minmax)} leaves no box to choose in an image of {size} px; "
-            "the two must be shares up to 1, at least a pixel apart"
-        )
-    return Mixup(
-        mixup_alpha=augmentation.mixup_alpha,
-        cutmix_alpha=augmentation.cutmix_alpha,
-        # timm takes a given range for "cutmix is on", whatever its alpha
-        cutmix_minmax=minmax,
-        prob=augmentation.mix_probability,
-        label_smoothing=config.training.label_smoothing,
-        num_classes=num_classes,
-    )
-
-
-def _create_erasing(config: ExperimentConfig, device: torch.device) -> RandomErasing | None:
-    if config.augmentation.random_erasing == 0:
-        return None
-    return RandomErasing(config.augmentation.random_erasing, mode="pixel", device=device)

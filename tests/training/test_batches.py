@@ -101,7 +101,7 @@ def test_labels_stay_with_their_pictures(data: TrainingData, tiny_config: Config
 
 def test_a_last_batch_that_is_not_whole_is_left_out(data: TrainingData, tiny_config: Config) -> None:
     loader, sampler = train_loader(data, tiny_config({"data.batch_size": 36}), cuda=False)
-    assert (len(loader), len(sampler)) == (2, 96)
+    assert (len(loader), len(sampler)) == (2, 72)
 
 
 def test_loader_keys_reach_the_loader(data: TrainingData, tiny_config: Config) -> None:

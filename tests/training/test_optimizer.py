@@ -9,7 +9,7 @@ from torch import nn
 
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.training.backbone import create_net
-from pillsnap.training.optimizer import create_optimizer, create_schedule
+from pillsnap.training.optimizer import base_rate, create_optimizer, create_schedule
 
 Config = Callable[..., ExperimentConfig]
 
@@ -88,3 +88,44 @@ def test_a_warm_up_that_rounds_to_the_whole_training(tiny_config: Config, steps_
     found = rates(schedule_of(tiny_config, warmup_epochs=0.9, epochs=1), steps_per_epoch)
     assert len(found) == steps_per_epoch + 1
     assert found[-1] == pytest.approx(1e-5)
+
+
+def test_each_layer_learns_at_its_share_of_the_rate(tiny_config: Config) -> None:
+    config = tiny_config({"training.layer_decay": 0.5, "training.base_lr": 0.01, "training.weight_decay": 0.5})
+    net = create_net(config.model, config.preprocessing, 6)
+    optimizer = create_optimizer(net, config)
+    schedule = create_schedule(optimizer, config, steps_per_epoch=4)
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    for update in range(1, 9):
+        schedule.step_update(update)
+        rate = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        assert rate.keys() == set(names.values())
+        head = rate["backbone.fc.weight"]
+        assert base_rate(optimizer) == head
+        assert rate["backbone.layer4.0.conv1.weight"] == pytest.approx(0.5 * head)
+        assert rate["backbone.layer1.0.conv1.weight"] == pytest.approx(0.5**4 * head)
+        assert rate["backbone.conv1.weight"] == pytest.approx(0.5**5 * head)
+    assert head == pytest.approx(config.training.min_lr)
+
+
+def test_layer_decay_spares_norms_and_biases_too(tiny_config: Config) -> None:
+    config = tiny_config({"training.layer_decay": 0.5, "training.weight_decay": 0.5})
+    optimizer = create_optimizer(create_net(config.model, config.preprocessing, 6), config)
+    decays = {(group["weight_decay"], p.ndim > 1) for group in optimizer.param_groups for p in group["params"]}
+    assert decays == {(0.5, True), (0.0, False)}
+
+
+@pytest.mark.parametrize("layer_decay", [1, 0.9])
+def test_what_the_backbone_names_is_not_decayed(tiny_config: Config, layer_decay: float) -> None:
+    transformer = {
+        "model.backbone": "vit_tiny_patch16_224",
+        "model.kwargs": {"img_size": 32, "depth": 1, "embed_dim": 12},
+        "training.layer_decay": layer_decay,
+        "training.weight_decay": 0.5,
+    }
+    config = tiny_config(transformer)
+    net = create_net(config.model, config.preprocessing, 6)
+    decay = {id(p): g["weight_decay"] for g in create_optimizer(net, config).param_groups for p in g["params"]}
+    assert decay[id(net.get_parameter("backbone.pos_embed"))] == 0
+    assert decay[id(net.get_parameter("backbone.cls_token"))] == 0
+    assert decay[id(net.get_parameter("backbone.head.weight"))] == 0.5

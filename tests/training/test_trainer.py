@@ -17,7 +17,8 @@ from pillsnap.data.cache import PreparedCache
 from pillsnap.training.batches import TrainingData
 from pillsnap.training.checkpoint import Checkpoint
 from pillsnap.training.device import Device
-from pillsnap.training.trainer import _create_mixup, _Trainer, fit, weighted_loss
+from pillsnap.training.mixing import create_mixup
+from pillsnap.training.trainer import _Trainer, fit, weighted_loss
 
 Config = Callable[..., ExperimentConfig]
 Build = Callable[[dict[str, Any]], _Trainer]
@@ -363,7 +364,7 @@ def test_mix_probability_is_the_share_of_the_batches(trainer: Build) -> None:
 
 @pytest.mark.parametrize("minmax", [(0.1, 0.3), (0.6, 0.9)])
 def test_cutmix_boxes_have_the_given_sides(tiny_config: Config, minmax: tuple[float, float]) -> None:
-    mixup = _create_mixup(tiny_config({**ONLY_CUTMIX, "augmentation.cutmix_minmax": list(minmax)}), 6)
+    mixup = create_mixup(tiny_config({**ONLY_CUTMIX, "augmentation.cutmix_minmax": list(minmax)}), 6)
     assert mixup is not None
     plain = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 32, 32)
     np.random.seed(0)  # noqa: NPY002
@@ -375,7 +376,7 @@ def test_cutmix_boxes_have_the_given_sides(tiny_config: Config, minmax: tuple[fl
 
 
 def test_the_cutmix_range_does_not_switch_cutmix_on(tiny_config: Config) -> None:
-    mixup = _create_mixup(tiny_config({**ONLY_MIXUP, "augmentation.cutmix_minmax": [0.1, 1.0]}), 6)
+    mixup = create_mixup(tiny_config({**ONLY_MIXUP, "augmentation.cutmix_minmax": [0.1, 1.0]}), 6)
     assert mixup is not None
     assert (mixup.cutmix_alpha, mixup.cutmix_minmax) == (0, None)
 
@@ -383,7 +384,7 @@ def test_the_cutmix_range_does_not_switch_cutmix_on(tiny_config: Config) -> None
 @pytest.mark.parametrize("minmax", [[0.5, 0.5], [0.5, 0.51], [0.5, 1.5]])
 def test_a_cutmix_range_without_a_box_is_misconfigured(tiny_config: Config, minmax: list[float]) -> None:
     with pytest.raises(ConfigError, match=r"augmentation\.cutmix_minmax"):
-        _create_mixup(tiny_config({**ONLY_CUTMIX, "augmentation.cutmix_minmax": minmax}), 6)
+        create_mixup(tiny_config({**ONLY_CUTMIX, "augmentation.cutmix_minmax": minmax}), 6)
 
 
 def test_random_erasing_erases_its_share_of_the_images(trainer: Build) -> None:

@@ -104,15 +104,22 @@ class RunLogger:
         self._run = run
         self._epochs = epochs
         self._started = time.monotonic()
+        self._done_before = 0
 
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
         """Figures of the last updates."""
         self._run.log_metrics(metrics, step)
 
+    def on_resume(self, epoch: int, step: int) -> None:
+        """The training goes on: epochs of another process say nothing of the time that is left."""
+        self._done_before = epoch
+        self._run.set_tags({"pillsnap.resumed_after": f"epoch {epoch}, update {step}"})
+        _log.info("the training goes on after epoch %d of %d (%d updates)", epoch, self._epochs, step)
+
     def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Figures of an epoch, and how long it will still take."""
         self._run.log_metrics(metrics, epoch)
-        left_s = (time.monotonic() - self._started) / epoch * (self._epochs - epoch)
+        left_s = (time.monotonic() - self._started) / (epoch - self._done_before) * (self._epochs - epoch)
         real = f", real {metrics['val_real_top1']:.1%}" if "val_real_top1" in metrics else ""
         _log.info(
             "epoch %d of %d: loss %.3f, validation top-1 %.1f %%, top-5 %.1f %%%s, %.0f images/s, %.0f s to go",

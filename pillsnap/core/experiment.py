@@ -51,6 +51,7 @@ class LoaderConfig(Section):
     """How batches reach the model."""
 
     batch_size: int = Field(default=32, ge=2)
+    """Images of one update, of all processes together where torchrun starts several."""
     workers: int = Field(default=8, ge=0)
     """Processes that augment; 0 augments in the training process."""
     pin_memory: bool = True

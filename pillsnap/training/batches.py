@@ -23,6 +23,7 @@ from pillsnap.core.experiment import AugmentationConfig, ExperimentConfig
 from pillsnap.core.manifest import Manifest
 from pillsnap.data.cache import PreparedCache
 from pillsnap.training.augment import augment
+from pillsnap.training.distributed import ranks, share_of_batches
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,24 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """A new seeded order every epoch. Carries the epoch to the workers, which outlive it."""
+    """A new seeded order every epoch, of which each process of torchrun takes its share.
 
-    def __init__(self, indices: NDArray[np.int64], seed: int) -> None:
+    Carries the epoch to the workers, which outlive it.
+    """
+
+    def __init__(self, indices: NDArray[np.int64], seed: int, batch_size: int) -> None:
         self._indices = indices
         self._seed = seed
+        self._batch_size = batch_size
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(share_of_batches(self._indices, self._batch_size))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """(epoch, row) pairs."""
         order = np.random.default_rng((self._seed, self.epoch)).permutation(self._indices)
-        return iter([(self.epoch, int(row)) for row in order])
+        return iter([(self.epoch, int(row)) for row in share_of_batches(order, self._batch_size)])
 
 
 class _Loader(DataLoader[Any]):
@@ -119,10 +124,10 @@ def train_loader(data: TrainingData, config: ExperimentConfig, cuda: bool) -> tu
             f"{len(data.train_indices)} training images are fewer than one batch of {config.data.batch_size}; set "
             "data.batch_size lower, or tuning.train_share higher"
         )
-    sampler = EpochSampler(data.train_indices, config.seed)
+    sampler = EpochSampler(data.train_indices, config.seed, config.data.batch_size)
     loader = _Loader(
         AugmentedImages(data, config.augmentation, config.seed),
-        batch_size=config.data.batch_size,
+        batch_size=config.data.batch_size // ranks().world,
         sampler=sampler,
         num_workers=config.data.workers,
         pin_memory=config.data.pin_memory and cuda,

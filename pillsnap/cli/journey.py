@@ -128,8 +128,13 @@ class RunLogger:
         )  # fmt: skip
 
 
-def train_step(run: TrackedRun, config: ExperimentConfig, manifest: Manifest, workspace: Path) -> FitResult:
-    """Train; parameters, figures, curves and the best checkpoint go to the run."""
+def train_step(
+    run: TrackedRun, config: ExperimentConfig, manifest: Manifest, workspace: Path, *, deadline: float | None = None
+) -> FitResult:
+    """Train, or go on where this run stopped; parameters, figures, curves and the best checkpoint go to the run.
+
+    ``deadline``, of `time.monotonic`: no epoch is begun that would end later.
+    """
     from pillsnap.data.audit_report import AUDIT_FILE
     from pillsnap.data.prepare import REPORT_FILE
     from pillsnap.training.curves import draw_learning_curves
@@ -150,7 +155,8 @@ def train_step(run: TrackedRun, config: ExperimentConfig, manifest: Manifest, wo
         "training %s on %d images, validating on %d (%s)",
         config.model.backbone, len(data.train_indices), len(data.val_indices), device,
     )  # fmt: skip
-    result = fit(config, data, folder / "checkpoints", RunLogger(run, config.training.epochs))
+    result = fit(config, data, folder / "checkpoints", RunLogger(run, config.training.epochs), deadline=deadline)
+    run.set_tags({"pillsnap.stopped": result.stopped})
     draw_learning_curves(result.history, folder / "learning_curves.png")
     run.log_file(folder / "learning_curves.png")
     run.log_file(result.best_checkpoint, "checkpoints")

@@ -53,14 +53,17 @@ class TrainingObserver(Protocol):
         """Once, before the first new update, where a training goes on; ``epoch`` epochs, ``step`` updates are done."""
 
 
-class _Nobody:
-    """The observer of all processes but the first."""
+class Nobody:
+    """An observer that tells nobody: that of all processes but the first."""
 
-    def on_step(self, step: int, metrics: dict[str, float]) -> None: ...
+    def on_step(self, step: int, metrics: dict[str, float]) -> None:
+        """Nothing."""
 
-    def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None: ...
+    def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Nothing."""
 
-    def on_resume(self, epoch: int, step: int) -> None: ...
+    def on_resume(self, epoch: int, step: int) -> None:
+        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def fit(
         if resume:
             identity = training_identity(config, data)
             state = distributed.from_first(find_state(folder, identity) if here.is_first else None)
-        trainer = _Trainer(config, data, folder, observer if here.is_first else _Nobody(), state)
+        trainer = _Trainer(config, data, folder, observer if here.is_first else Nobody(), state)
         return trainer.fit(deadline)
 
 

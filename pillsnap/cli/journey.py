@@ -119,6 +119,7 @@ class RunLogger:
     def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Figures of an epoch, and how long it will still take."""
         self._run.log_metrics(metrics, epoch)
+        self._run.flush()  # before the epoch's checkpoint: a process that is killed after it would not tell it again
         left_s = (time.monotonic() - self._started) / (epoch - self._done_before) * (self._epochs - epoch)
         real = f", real {metrics['val_real_top1']:.1%}" if "val_real_top1" in metrics else ""
         _log.info(

@@ -102,33 +102,43 @@ def failing_together() -> Iterator[None]:
             with suppress(RuntimeError):  # the meeting place is gone too
                 store.set(f"ended/{here.rank}", f"{type(error).__name__}: {error}"[:2000])
             raise
-        if isinstance(error, KeyboardInterrupt):
-            _blame(_last_words(store, here.world, wait_s=0), error)
-            _leave()  # wakes those that wait for this process
-            words = _last_words(store, here.world, wait_s=_FAREWELL_S)
-            silent = [rank for rank in range(1, here.world) if rank not in words]
-            if silent:
-                raise TrainingError(f"process {silent[0]} of {here.world} ended without a word") from error
-        elif isinstance(error, RuntimeError):  # of a collective call: a connection was closed
-            _blame(_last_words(store, here.world, wait_s=_FAREWELL_S), error)
-            raise TrainingError(f"another of the {here.world} processes is gone ({str(error)[:300]})") from error
+        lost = type(error) is RuntimeError or isinstance(error, dist.DistError)  # of a call whose peer is gone
+        if lost or isinstance(error, KeyboardInterrupt):
+            _find_culprit(store, here.world, error)
         raise
 
 
+def _find_culprit(store: dist.Store, world: int, error: BaseException) -> None:
+    """Raise TrainingError where another process failed or is gone, KeyboardInterrupt where all were interrupted."""
+    _blame(_last_words(store, world, wait_s=0), error)
+    try:
+        _leave()  # wakes those that wait for this process
+        words = _last_words(store, world, wait_s=_FAREWELL_S)
+    except KeyboardInterrupt as interruption:  # torchrun ends all when one has ended
+        error = interruption
+        words = _last_words(store, world, wait_s=_FAREWELL_S)
+    _blame(words, error)
+    silent = [rank for rank in range(1, world) if rank not in words]
+    if silent:
+        raise TrainingError(f"process {silent[0]} of {world} ended without a word") from error
+    if isinstance(error, KeyboardInterrupt) or any(text.startswith("KeyboardInterrupt") for text in words.values()):
+        raise KeyboardInterrupt from error
+    raise TrainingError(f"the {world} processes have lost each other ({str(error)[:300]})") from error
+
+
 def _blame(words: dict[int, str], error: BaseException) -> None:
-    """Raise the failure of another process, where one told it: first those that are no mere consequence."""
-    causes = [(rank, text) for rank, text in words.items() if not text.startswith("KeyboardInterrupt")]
-    causes.sort(key=lambda item: item[1].startswith(("RuntimeError", "DistBackendError")))
-    if causes:
-        rank, text = causes[0]
-        raise TrainingError(f"process {rank} failed: {text}") from error
+    """Raise the failure that another process told; interruptions and lost connections are consequences."""
+    consequences = ("KeyboardInterrupt", "RuntimeError", "DistBackendError")
+    for rank, text in words.items():
+        if not text.startswith(consequences):
+            raise TrainingError(f"process {rank} failed: {text}") from error
 
 
 def _last_words(store: dist.Store, world: int, wait_s: float) -> dict[int, str]:
     deadline = time.monotonic() + wait_s
     words: dict[int, str] = {}
     while True:
-        with suppress(RuntimeError):
+        with suppress(RuntimeError):  # the meeting place is gone too
             for rank in range(1, world):
                 if rank not in words and store.check([f"ended/{rank}"]):
                     words[rank] = store.get(f"ended/{rank}").decode()

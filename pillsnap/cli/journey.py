@@ -105,15 +105,23 @@ class RunLogger:
         self._run = run
         self._epochs = epochs
         self._started = time.monotonic()
+        self._done_before = 0
 
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
         """Figures of the last updates."""
         self._run.log_metrics(metrics, step)
 
+    def on_resume(self, epoch: int, step: int) -> None:
+        """The training goes on: epochs of another process say nothing of the time that is left."""
+        self._done_before = epoch
+        self._run.set_tags({"pillsnap.resumed_after": f"epoch {epoch}, update {step}"})
+        _log.info("the training goes on after epoch %d of %d (%d updates)", epoch, self._epochs, step)
+
     def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Figures of an epoch, and how long it will still take."""
         self._run.log_metrics(metrics, epoch)
-        left_s = (time.monotonic() - self._started) / epoch * (self._epochs - epoch)
+        self._run.flush()  # before the epoch's checkpoint: a process that is killed after it would not tell it again
+        left_s = (time.monotonic() - self._started) / (epoch - self._done_before) * (self._epochs - epoch)
         real = f", real {metrics['val_real_top1']:.1%}" if "val_real_top1" in metrics else ""
         _log.info(
             "epoch %d of %d: loss %.3f, validation top-1 %.1f %%, top-5 %.1f %%%s, %.0f images/s, %.0f s to go",
@@ -141,8 +149,13 @@ def with_local_weights(config: ExperimentConfig, workspace: Path) -> tuple[Exper
     return config.with_overrides({"model.weights": str(fetched.path)}), fetched.run_id
 
 
-def train_step(run: TrackedRun, config: ExperimentConfig, manifest: Manifest, workspace: Path) -> FitResult:
-    """Train; parameters, figures, curves and the best checkpoint go to the run."""
+def train_step(
+    run: TrackedRun, config: ExperimentConfig, manifest: Manifest, workspace: Path, *, deadline: float | None = None
+) -> FitResult:
+    """Train, or go on where this run stopped; parameters, figures, curves and the best checkpoint go to the run.
+
+    ``deadline``, of `time.monotonic`: no epoch is begun that would end later.
+    """
     from pillsnap.data.audit_report import AUDIT_FILE
     from pillsnap.data.prepare import REPORT_FILE
     from pillsnap.training.curves import draw_learning_curves
@@ -165,7 +178,8 @@ def train_step(run: TrackedRun, config: ExperimentConfig, manifest: Manifest, wo
         "training %s on %d images, validating on %d (%s)",
         config.model.backbone, len(data.train_indices), len(data.val_indices), device,
     )  # fmt: skip
-    result = fit(startable, data, folder / "checkpoints", RunLogger(run, config.training.epochs))
+    result = fit(startable, data, folder / "checkpoints", RunLogger(run, config.training.epochs), deadline=deadline)
+    run.set_tags({"pillsnap.stopped": result.stopped})
     if result.weights is not None:
         run.set_tags({f"weights.{key}": value for key, value in asdict(result.weights).items() if value})
     draw_learning_curves(result.history, folder / "learning_curves.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -60,6 +61,56 @@ def experiment_options(command: _Command) -> _Command:
             "--overrides", default="", help="Several KEY=VALUE in one text, separated by blanks (for mlflow run -P)."
         ),
         click.option("--seed", type=click.IntRange(min=0), help="Seed; stronger than the file's."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+class Duration(click.ParamType[float | None]):
+    """``8h``, ``90m``, ``45s``, ``1h30m`` → seconds; an empty text → None (``mlflow run`` has no optional values)."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        """Seconds."""
+        if value is None or value == "":
+            return None
+        if isinstance(value, int | float):
+            return float(value)
+        found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", str(value).strip())
+        if found is None or not any(found.groups()):
+            self.fail(f"{value!r} is no duration; write for example 8h, 90m or 1h30m", param, ctx)
+        hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        return float(3600 * hours + 60 * minutes + seconds)
+
+
+def training_options(command: _Command) -> _Command:
+    """``--fresh``, ``--time-budget`` and ``--dry-run``."""
+    options = (
+        click.option(
+            "--fresh",
+            is_flag=False,
+            flag_value=True,
+            default=False,
+            type=click.BOOL,
+            metavar="[yes|no]",
+            help="Start anew, also where an unfinished run of this experiment could go on.",
+        ),
+        click.option(
+            "--time-budget",
+            "time_budget_s",
+            type=Duration(),
+            default=None,
+            help="Begin no epoch that would end later than this, counted from the start (8h, 90m, 1h30m). The "
+            "schedule stays that of all epochs; the same command again trains the rest.",
+        ),
+        click.option(
+            "--dry-run",
+            is_flag=True,
+            help="Try one batch of everything in seconds: an update, validation, checkpoint and export. Leaves "
+            "neither files nor a run.",
+        ),
     )
     for option in reversed(options):
         command = option(command)

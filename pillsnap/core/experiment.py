@@ -53,6 +53,7 @@ class LoaderConfig(Section):
     """How batches reach the model."""
 
     batch_size: int = Field(default=32, ge=2)
+    """Images of one update, of all processes together where torchrun starts several."""
     workers: int = Field(default=8, ge=0)
     """Processes that augment; 0 augments in the training process."""
     pin_memory: bool = True
@@ -92,6 +93,8 @@ class TrainingConfig(Section):
     freeze_epochs: int = Field(default=0, ge=0)
     """For fine-tuning, head first: for so many epochs the backbone keeps its weights and the statistics of its batch
     norms, and only the classifier learns; then all do."""
+    mix_off_epochs: int = Field(default=0, ge=0)
+    """The last so many epochs see images unmixed, as they will be photographed."""
     compile: bool = False
     """Compile the backbone with torch.compile: a minute and more at the start, then faster on a GPU."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
@@ -105,6 +108,11 @@ class TrainingConfig(Section):
             raise ValueError(f"min_lr ({self.min_lr}) must not be above base_lr ({self.base_lr})")
         if self.freeze_epochs >= self.epochs:
             raise ValueError(f"freeze_epochs ({self.freeze_epochs}) must be fewer than epochs ({self.epochs})")
+        if self.mix_off_epochs >= self.epochs:
+            raise ValueError(
+                f"mix_off_epochs ({self.mix_off_epochs}) must be fewer than epochs ({self.epochs}); to mix nothing set "
+                "augmentation.mix_probability to 0"
+            )
         return self
 
 
@@ -171,8 +179,6 @@ class AugmentationConfig(Section):
     """Smallest and largest side of the pasted box, as a share of the image; used when cutmix_alpha > 0."""
     mix_probability: Probability = 0.5
     """Share of the batches that are mixed (mixup or cutmix, half and half where both are on)."""
-    mix_off_epochs: int = Field(default=0, ge=0)
-    """The last so many epochs see images unmixed, as they will be photographed."""
 
     @model_validator(mode="after")
     def _ranges_ascend(self) -> Self:
@@ -259,16 +265,6 @@ class ExperimentConfig(Section):
     checkpoints: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
     tuning: TuningConfig = TuningConfig()
-
-    @model_validator(mode="after")
-    def _some_epochs_are_mixed(self) -> Self:
-        off, epochs = self.augmentation.mix_off_epochs, self.training.epochs
-        if off >= epochs:
-            raise ValueError(
-                f"augmentation.mix_off_epochs ({off}) must be fewer than training.epochs ({epochs}); "
-                "to mix nothing set augmentation.mix_probability to 0"
-            )
-        return self
 
     @classmethod
     def load(cls, path: Path, overrides: dict[str, Any] | None = None) -> Self:

@@ -73,10 +73,19 @@ def writing_beside(path: Path, keep_same: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a whole file or nothing."""
     with writing_beside(path) as temporary:
         temporary.write_bytes(data)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until the disk has a file, or the entries of a folder: what is renamed next outlives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -22,6 +22,7 @@ from mlflow.tracking import MlflowClient
 from pillsnap.core.experiment import flatten
 from pillsnap.core.files import canonical_json
 from pillsnap.core.manifest import Manifest
+from pillsnap.tracking.resuming import ENDED_BECAUSE, RUN_OF_MLFLOW, LoggedPoints, open_again, point_from
 from pillsnap.tracking.source import CodeVersion
 from pillsnap.tracking.store import connect, ensure_experiment, first_line, store_errors
 
@@ -35,8 +36,9 @@ _BATCH = 500
 class TrackedRun:
     """An open MLflow run. Made by `tracked_run`."""
 
-    def __init__(self, client: MlflowClient, run_id: str, experiment_id: str) -> None:
+    def __init__(self, client: MlflowClient, run_id: str, experiment_id: str, goes_on: bool = False) -> None:
         self._client = client
+        self._logged = LoggedPoints(client, run_id) if goes_on else None
         self.run_id = run_id
         self.experiment_id = experiment_id
         self._pending: list[Metric] = []
@@ -45,9 +47,19 @@ class TrackedRun:
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Every value of a nested configuration as a parameter, under ``cfg.``."""
         params = [Param(PARAM_PREFIX + key, _text(value)) for key, value in flatten(dict(config)).items()]
+        if self._logged is not None:
+            params = self._new_params(params)
         with store_errors():
             for start in range(0, len(params), 100):
                 self._client.log_batch(self.run_id, params=params[start : start + 100])
+
+    def _new_params(self, params: list[Param]) -> list[Param]:
+        """A parameter never changes in MLflow: another value of a run that goes on becomes a tag."""
+        with store_errors():
+            there = self._client.get_run(self.run_id).data.params
+        changed = {f"changed.{param.key}": param.value for param in params if there.get(param.key) != param.value}
+        self.set_tags({key: value for key, value in changed.items() if key.removeprefix("changed.") in there})
+        return [param for param in params if param.key not in there]
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
@@ -77,6 +89,8 @@ class TrackedRun:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Queue metrics; they are written in batches, at the latest when the run ends."""
+        if self._logged is not None:
+            metrics = self._logged.new_only(metrics, step)
         now = int(time.time() * 1000)
         self._pending += [Metric(key, float(value), now, step or 0) for key, value in metrics.items()]
         if len(self._pending) >= _BATCH or time.monotonic() - self._flushed > 5:
@@ -110,46 +124,57 @@ class TrackedRun:
 
 
 @contextmanager
-def tracked_run(name: str, *, experiment: str = "", parent: TrackedRun | None = None) -> Iterator[TrackedRun]:
+def tracked_run(
+    name: str, *, experiment: str = "", parent: TrackedRun | None = None, run_id: str = ""
+) -> Iterator[TrackedRun]:
     """Open a run, or attach to the one that ``mlflow run`` has opened for this process.
 
     Args:
         name: shown in the UI.
         experiment: used where ``mlflow run`` has not chosen one.
         parent: makes a nested run, in the experiment of its parent.
+        run_id: a run of the store that goes on, instead of a new one. The one of ``mlflow run`` then points at it.
 
     Raises:
         StoreError: the store cannot be reached.
     """
     client = connect()
-    attached = None if parent is not None else os.environ.pop("MLFLOW_RUN_ID", None)
+    attached = None if parent is not None else os.environ.pop(RUN_OF_MLFLOW, None)
+    replaced = attached if run_id and attached != run_id else None
     with store_errors():
-        if attached is not None:
+        if run_id:
+            run = open_again(client, run_id)
+            if replaced is not None:
+                point_from(client, replaced, run)
+        elif attached is not None:
             run = client.get_run(attached)
             client.update_run(attached, name=name)
         else:
             experiment_id = parent.experiment_id if parent else ensure_experiment(client, experiment)
             tags = {"mlflow.parentRunId": parent.run_id} if parent else {}
             run = client.create_run(experiment_id, run_name=name, tags=tags)
-    tracked = TrackedRun(client, run.info.run_id, run.info.experiment_id)
+    tracked = TrackedRun(client, run.info.run_id, run.info.experiment_id, goes_on=bool(run_id))
     try:
         # inside the try: a Ctrl-C from here on must not leave the run as RUNNING
-        version = CodeVersion.current()
-        tracked.set_tags({"git_commit": version.commit, "git_dirty": str(version.dirty).lower()})
+        if not run_id:
+            version = CodeVersion.current()
+            tracked.set_tags({"git_commit": version.commit, "git_dirty": str(version.dirty).lower()})
         yield tracked
     except BaseException as error:
-        _end(tracked, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", error)
+        _end(tracked, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", error, replaced)
         raise
-    _end(tracked, "FINISHED", None)
+    _end(tracked, "FINISHED", None, replaced)
 
 
-def _end(tracked: TrackedRun, status: str, error: BaseException | None) -> None:
+def _end(tracked: TrackedRun, status: str, error: BaseException | None, replaced: str | None) -> None:
     tracked.flush()
     try:
         if error is not None:
             reason = f"{type(error).__name__}: {error}"[:5000]
-            tracked._client.set_tag(tracked.run_id, "ended_because", reason)
+            tracked._client.set_tag(tracked.run_id, ENDED_BECAUSE, reason)
         tracked._client.set_terminated(tracked.run_id, status)
+        if replaced is not None:
+            tracked._client.set_terminated(replaced, status)
     except MlflowException as failure:
         _log.warning("the MLflow run %s could not be ended as %s (%s)", tracked.run_id, status, first_line(failure))
 

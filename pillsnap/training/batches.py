@@ -23,6 +23,7 @@ from pillsnap.core.experiment import AugmentationConfig, ExperimentConfig
 from pillsnap.core.manifest import Manifest
 from pillsnap.data.cache import PreparedCache
 from pillsnap.training.augment import augment
+from pillsnap.training.distributed import ranks, share_of_batches
 
 
 @dataclass(frozen=True)
@@ -80,21 +81,25 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """A new seeded order every epoch, of whole updates. Carries the epoch to the workers, which outlive it."""
+    """A new seeded order every epoch, of whole updates, of which each process of torchrun takes its share.
 
-    def __init__(self, indices: NDArray[np.int64], seed: int, images_per_update: int = 1) -> None:
+    Carries the epoch to the workers, which outlive it.
+    """
+
+    def __init__(self, indices: NDArray[np.int64], seed: int, batch_size: int, accumulate: int = 1) -> None:
         self._indices = indices
         self._seed = seed
-        self._length = len(indices) // images_per_update * images_per_update
+        self._batch_size = batch_size
+        self._whole = len(indices) // (batch_size * accumulate) * batch_size * accumulate
         self.epoch = 0
 
     def __len__(self) -> int:
-        return self._length
+        return len(share_of_batches(self._indices[: self._whole], self._batch_size))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """(epoch, row) pairs."""
-        order = np.random.default_rng((self._seed, self.epoch)).permutation(self._indices)[: self._length]
-        return iter([(self.epoch, int(row)) for row in order])
+        order = np.random.default_rng((self._seed, self.epoch)).permutation(self._indices)[: self._whole]
+        return iter([(self.epoch, int(row)) for row in share_of_batches(order, self._batch_size)])
 
 
 class _Loader(DataLoader[Any]):
@@ -121,10 +126,10 @@ def train_loader(data: TrainingData, config: ExperimentConfig, cuda: bool) -> tu
             f"{len(data.train_indices)} training images are fewer than the {images_per_update} of one "
             "training step (data.batch_size times training.accumulate); set these lower, or tuning.train_share higher"
         )
-    sampler = EpochSampler(data.train_indices, config.seed, images_per_update)
+    sampler = EpochSampler(data.train_indices, config.seed, config.data.batch_size, config.training.accumulate)
     loader = _Loader(
         AugmentedImages(data, config.augmentation, config.seed),
-        batch_size=config.data.batch_size,
+        batch_size=config.data.batch_size // ranks().world,
         sampler=sampler,
         num_workers=config.data.workers,
         pin_memory=config.data.pin_memory and cuda,

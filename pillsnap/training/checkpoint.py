@@ -1,12 +1,12 @@
 """Checkpoints: what training hands to exporting, as one file that loads without running foreign code.
 
-Written beside and renamed; read with ``weights_only=True``.
+``best-*.pt`` and ``epoch-*.pt`` hold the judged weights. ``last.pt``, and ``previous.pt`` beside it, hold the whole
+state of the training too (`state.py`), so that it can go on. Every file is sealed (`sealed.py`).
 """
 
 from __future__ import annotations
 
-import io
-import zipfile
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from pydantic import ValidationError
 from pillsnap import __version__
 from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
-from pillsnap.core.files import write_bytes
 from pillsnap.training.backbone import PillNet, create_net
+from pillsnap.training.sealed import load_sealed, save_sealed
 
 CHECKPOINT_FORMAT = 1
+LAST_FILE = "last.pt"
+PREVIOUS_FILE = "previous.pt"
 
 
 @dataclass(frozen=True)
@@ -38,36 +40,26 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write the whole file or nothing."""
-        buffer = io.BytesIO()
-        torch.save(
-            {
-                "format": CHECKPOINT_FORMAT,
-                "pillsnap_version": __version__,
-                "config": self.config.model_dump(mode="json"),
-                "kcodes": list(self.kcodes),
-                "manifest_hash": self.manifest_hash,
-                "epoch": self.epoch,
-                "metrics": dict(self.metrics),
-                "state_dict": self.state_dict,
-            },
-            buffer,
-        )
-        write_bytes(path, buffer.getvalue())
+        save_sealed(path, self.document())
+
+    def document(self) -> dict[str, Any]:
+        """What stands in the file."""
+        return {
+            "format": CHECKPOINT_FORMAT,
+            "pillsnap_version": __version__,
+            "config": self.config.model_dump(mode="json"),
+            "kcodes": list(self.kcodes),
+            "manifest_hash": self.manifest_hash,
+            "epoch": self.epoch,
+            "metrics": dict(self.metrics),
+            "state_dict": self.state_dict,
+        }
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
         """Read a checkpoint. Raises TrainingError: missing, damaged, or none of ours."""
-        if not path.is_file():
-            raise TrainingError(f"{path}: no such checkpoint; train one with: pillsnap train")
-        try:
-            with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
-                damaged = archive.testzip()
-            raw: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # zipfile and torch raise many kinds; all mean: not a checkpoint
-            raise TrainingError(f"{path}: is not a checkpoint, or a damaged one ({type(error).__name__})") from error
-        if damaged is not None:
-            raise TrainingError(f"{path}: is damaged ({damaged} has a wrong checksum); copy it again")
-        if not isinstance(raw, dict) or raw.get("format") != CHECKPOINT_FORMAT:
+        raw = load_sealed(path)
+        if raw.get("format") != CHECKPOINT_FORMAT:
             raise TrainingError(f"{path}: is not a PillSnap checkpoint of format {CHECKPOINT_FORMAT}")
         try:
             return cls(
@@ -93,31 +85,74 @@ class Checkpoint:
 
 
 class CheckpointKeeper:
-    """Keeps ``last.pt``, the best ones and every n-th epoch in a folder."""
+    """Keeps ``last.pt`` with the one before it, the best ones and every n-th epoch in a folder."""
 
     def __init__(self, folder: Path, every_epochs: int, keep_best: int) -> None:
         self._folder = folder
         self._every = every_epochs
         self._keep_best = keep_best
-        self._best: list[tuple[tuple[float, float], Path]] = []
+        self._best: list[tuple[tuple[float, float], int]] = []
+        """Score and epoch, the best first."""
 
     @property
     def best(self) -> Path:
         """The best checkpoint so far."""
-        return self._best[0][1]
+        return self.path_of_best(self.best_epochs[0])
 
-    def add(self, checkpoint: Checkpoint) -> bool:
-        """Save what is worth keeping; True where this is the best so far (top-1, then lower loss)."""
-        score = (checkpoint.metrics["val_top1"], -checkpoint.metrics["val_loss"])
-        checkpoint.save(self._folder / "last.pt")
+    @property
+    def best_epochs(self) -> list[int]:
+        """Epochs of the best checkpoints, the best first."""
+        return [epoch for _, epoch in self._best]
+
+    @property
+    def last_good(self) -> str:
+        """What a training that fails now can be taken up from, in words."""
+        last = self._folder / LAST_FILE
+        return f"the last good checkpoint is {last}" if last.is_file() else "there is no checkpoint yet"
+
+    def restore(self, epochs: list[int], history: list[dict[str, float]]) -> None:
+        """Go on with the best ones of a former process; those whose file is gone are no longer among them."""
+        by_epoch = {int(entry["epoch"]): entry for entry in history}
+        found = [epoch for epoch in epochs if self.path_of_best(epoch).is_file()]
+        self._best = [(_score(by_epoch[epoch]), epoch) for epoch in found]
+
+    def add(self, checkpoint: Checkpoint, state: dict[str, Any] | None = None) -> bool:
+        """Save what is worth keeping; True where this is the best so far (top-1, then lower loss).
+
+        ``last.pt`` is written after the others and before anything is deleted: whenever the process ends, the files
+        that its list of the best names are there.
+
+        Args:
+            checkpoint: the judged weights after an epoch.
+            state: what ``last.pt`` holds beside them.
+        """
+        entry = (_score(checkpoint.metrics), checkpoint.epoch)
+        ranked = sorted([*self._best, entry], key=lambda item: item[0], reverse=True)  # of equals the earlier
+        best = ranked[: self._keep_best]
+        if entry in best:
+            checkpoint.save(self.path_of_best(checkpoint.epoch))
         if checkpoint.epoch % self._every == 0:
             checkpoint.save(self._folder / f"epoch-{checkpoint.epoch:03d}.pt")
-        entry = (score, self._folder / f"best-{checkpoint.epoch:03d}.pt")
-        ranked = sorted([*self._best, entry], key=lambda item: item[0], reverse=True)  # of equals the earlier
-        kept, dropped = ranked[: self._keep_best], ranked[self._keep_best :]
-        if entry in kept:
-            checkpoint.save(entry[1])
-        for _, path in dropped:
-            path.unlink(missing_ok=True)
-        self._best = kept
-        return self.best == entry[1]
+        document = {**checkpoint.document(), "best_epochs": [epoch for _, epoch in best], **(state or {})}
+        save_sealed(self._folder / LAST_FILE, document, keep_former_as=self._folder / PREVIOUS_FILE)
+        self._best = best
+        self._tidy(checkpoint.epoch)
+        return best[0] == entry
+
+    def path_of_best(self, epoch: int) -> Path:
+        """Where the checkpoint of this epoch lies, if it is one of the best."""
+        return self._folder / f"best-{epoch:03d}.pt"
+
+    def _tidy(self, epoch: int) -> None:
+        """Delete what is no longer among the best, and what a process left that was killed or took another way."""
+        for path in self._folder.iterdir():
+            found = re.fullmatch(r"(best|epoch)-(\d+)\.pt", path.name)
+            stale = found is not None and (
+                int(found[2]) > epoch or (found[1] == "best" and int(found[2]) not in self.best_epochs)
+            )
+            if stale or re.fullmatch(r"\.\S+\.pt\.\S+\.part", path.name):
+                path.unlink(missing_ok=True)
+
+
+def _score(metrics: dict[str, float]) -> tuple[float, float]:
+    return metrics["val_top1"], -metrics["val_loss"]

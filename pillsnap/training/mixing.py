@@ -47,7 +47,7 @@ def mix_in_epoch(mixup: Mixup | None, config: ExperimentConfig, epoch: int) -> N
     A switched-off Mixup gives the images as they are, and their labels smoothed: the loss of a plain batch.
     """
     if mixup is not None:
-        mixup.mixup_enabled = epoch <= config.training.epochs - config.augmentation.mix_off_epochs
+        mixup.mixup_enabled = epoch <= config.training.epochs - config.training.mix_off_epochs
 
 
 def create_erasing(config: ExperimentConfig, device: torch.device) -> RandomErasing | None:

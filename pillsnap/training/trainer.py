@@ -1,14 +1,18 @@
 """The training loop: from batches to checkpoints, telling an observer what happens.
 
-Knows nothing of MLflow, Optuna or files other than its checkpoints. Legend: N batch, H height, W width,
+A training that ended early goes on from its last epoch, with the very weights that it would have had. Knows nothing of
+MLflow, Optuna or files other than its checkpoints. Legend: N batch, H height, W width,
 C channel, K class.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
 import random
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,17 +22,21 @@ import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from pillsnap.core.bundle import RETIRED_LOGIT
 from pillsnap.core.errors import TrainingError
 from pillsnap.core.experiment import ExperimentConfig
-from pillsnap.training.backbone import PillNet
-from pillsnap.training.batches import TrainingData, plain_batches, train_loader
+from pillsnap.training import distributed
+from pillsnap.training.backbone import PillNet, create_net
+from pillsnap.training.batches import TrainingData, train_loader
 from pillsnap.training.checkpoint import Checkpoint, CheckpointKeeper
 from pillsnap.training.device import Device
 from pillsnap.training.freezing import Freezer
 from pillsnap.training.mixing import create_erasing, create_mixup, mix_in_epoch
 from pillsnap.training.optimizer import base_rate, create_optimizer, create_schedule
+from pillsnap.training.state import find_state, random_state, restore_random_state, training_identity
+from pillsnap.training.validation import answers, score
 from pillsnap.training.weights import StartWeights, create_started_net
+
+_log = logging.getLogger(__name__)
 
 
 class TrainingObserver(Protocol):
@@ -38,7 +46,26 @@ class TrainingObserver(Protocol):
         """After every ``logging.every_steps`` updates; ``step`` counts updates from 1."""
 
     def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """After the validation of every epoch; ``epoch`` counts from 1."""
+        """After the validation of every epoch, before its checkpoint; ``epoch`` counts from 1.
+
+        A training that was killed between the two tells the epoch again when it goes on.
+        """
+
+    def on_resume(self, epoch: int, step: int) -> None:
+        """Once, before the first new update, where a training goes on; ``epoch`` epochs, ``step`` updates are done."""
+
+
+class Nobody:
+    """An observer that tells nobody: that of all processes but the first."""
+
+    def on_step(self, step: int, metrics: dict[str, float]) -> None:
+        """Nothing."""
+
+    def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Nothing."""
+
+    def on_resume(self, epoch: int, step: int) -> None:
+        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +76,48 @@ class FitResult:
     best_epoch: int
     best_metrics: dict[str, float]
     history: list[dict[str, float]] = field(default_factory=list)
-    """One entry an epoch, with the key ``epoch``."""
+    """One entry an epoch, with the key ``epoch``; of the whole training, also where it went on."""
+    stopped: str = ""
+    """Why the training ended before its last epoch; empty: it did not."""
     weights: StartWeights | None = None
     """What the training started from."""
 
 
-def fit(config: ExperimentConfig, data: TrainingData, folder: Path, observer: TrainingObserver) -> FitResult:
-    """Train from the start and keep the best.
+def fit(
+    config: ExperimentConfig,
+    data: TrainingData,
+    folder: Path,
+    observer: TrainingObserver,
+    *,
+    resume: bool = True,
+    deadline: float | None = None,
+) -> FitResult:
+    """Train and keep the best; a training that ended early goes on after its last epoch.
+
+    Args:
+        config: the experiment.
+        data: what trains and validates.
+        folder: of the checkpoints. What is there of another experiment is replaced.
+        observer: told what happens, in the first process alone.
+        resume: go on from the newest sound checkpoint in ``folder``, where it belongs to the same experiment and
+            data. False: start anew.
+        deadline: of `time.monotonic`; no epoch is begun that would not be done by then (the first one always is).
 
     Raises:
-        TrainingError: the loss is not a finite number, or pretrained weights cannot be had.
+        TrainingError: the loss is not a finite number, pretrained weights cannot be had, the disk is full, or
+            another process of torchrun has failed.
         DataError: fewer training images than one batch.
-        ConfigError: the backbone does not exist or cannot be frozen, or cutmix_minmax leaves no box at this size.
+        ConfigError: the backbone does not exist or cannot be frozen, cutmix_minmax leaves no box at this size, or the
+            batch cannot be shared by the processes of torchrun.
     """
-    return _Trainer(config, data, folder, observer).fit()
+    with distributed.failing_together():
+        here = distributed.ranks()
+        state = None
+        if resume:
+            identity = training_identity(config, data)
+            state = distributed.from_first(find_state(folder, identity) if here.is_first else None)
+        trainer = _Trainer(config, data, folder, observer if here.is_first else Nobody(), state)
+        return trainer.fit(deadline)
 
 
 def weighted_loss(logits_NK: Tensor, target: Tensor, class_weights_K: Tensor, smoothing: float) -> Tensor:
@@ -82,10 +137,19 @@ def weighted_loss(logits_NK: Tensor, target: Tensor, class_weights_K: Tensor, sm
 
 
 class _Trainer:
-    def __init__(self, config: ExperimentConfig, data: TrainingData, folder: Path, observer: TrainingObserver) -> None:
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        data: TrainingData,
+        folder: Path,
+        observer: TrainingObserver,
+        state: dict[str, Any] | None = None,
+    ) -> None:
         self._config = config
         self._data = data
         self._observer = observer
+        self._ranks = distributed.ranks()
+        distributed.require_shares(config.data.batch_size)
         self._device = Device.of(config)
         # torch's dropout, timm's mixup (numpy) and random erasing (random) draw from the global generators.
         torch.manual_seed(config.seed)
@@ -93,7 +157,8 @@ class _Trainer:
         np.random.seed(config.seed)  # noqa: NPY002
         catalog = data.manifest.catalog
         device = self._device.torch_device
-        net, self._started_with = create_started_net(config, catalog.kcodes, data.manifest.hash)
+        net, self._started_with = self._start(catalog.kcodes, state)
+        net.backbone = distributed.synchronize_batch_norm(net.backbone, device)
         self._net: PillNet = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._loader, self._sampler = train_loader(data, config, cuda=device.type == "cuda")
         self._optimizer = create_optimizer(self._net, config)
@@ -110,21 +175,103 @@ class _Trainer:
         self._keeper = CheckpointKeeper(folder, config.checkpoints.every_epochs, config.checkpoints.keep_best)
         self._step = 0
         self._accumulated = 0  # batches whose gradients wait for the next update
+        self._history: list[dict[str, float]] = []
+        if state:
+            self._restore(state)
+        elif self._ranks.world > 1:  # dropout and erasing differ in each process; mixup's draws are those of all
+            torch.manual_seed(config.seed + self._ranks.rank)
+            random.seed(config.seed + self._ranks.rank)
+        self._trained_backbone = distributed.wrap(self._net.backbone, device)
 
-    def fit(self) -> FitResult:
-        history: list[dict[str, float]] = []
-        best: tuple[int, dict[str, float]] = (0, {})
-        for epoch in range(1, self._config.training.epochs + 1):
-            metrics = {**self._train_epoch(epoch), **self._validate()}
-            history.append({"epoch": epoch, **metrics})
-            if self._keeper.add(self._checkpoint(epoch, metrics)):
-                best = (epoch, metrics)
-            self._observer.on_epoch(epoch, metrics)
-        return FitResult(self._keeper.best, best[0], best[1], history, self._started_with)
+    def _start(self, kcodes: Sequence[str], state: dict[str, Any] | None) -> tuple[PillNet, StartWeights]:
+        """The net; a training that goes on does not need the weights any more that it started from."""
+        if state is None:
+            return create_started_net(self._config, kcodes, self._data.manifest.hash)
+        random_start = self._config.model.model_copy(update={"pretrained": False, "weights": None})
+        return create_net(random_start, self._config.preprocessing, len(kcodes)), StartWeights(**state["weights"])
+
+    def fit(self, deadline: float | None = None) -> FitResult:
+        epochs = self._config.training.epochs
+        done = len(self._history)
+        if 0 < done < epochs:
+            self._observer.on_resume(done, self._step)
+        longest_s = 0.0
+        for epoch in range(done + 1, epochs + 1):
+            started = time.monotonic()
+            if deadline is not None and epoch > 1 and self._is_over(started + longest_s, deadline):
+                return self._result(f"time budget: {epoch - 1} of {epochs} epochs")
+            try:
+                metrics = {**self._train_epoch(epoch), **self._validate()}
+                self._history.append({"epoch": epoch, **metrics})
+                self._observer.on_epoch(epoch, metrics)
+                self._keep(epoch, metrics)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise TrainingError(
+                    f"the disk is full in epoch {epoch} ({error.filename or error}); {self._keeper.last_good}: free "
+                    "some space and start again, the training goes on from there"
+                ) from error
+            longest_s = max(longest_s, time.monotonic() - started)
+        return self._result("")
+
+    def _is_over(self, ready: float, deadline: float) -> bool:
+        return distributed.from_first(ready > deadline)
+
+    def _result(self, stopped: str) -> FitResult:
+        best_epoch = distributed.from_first(next(iter(self._keeper.best_epochs), 0))
+        if best_epoch == 0:
+            raise TrainingError(f"the training is complete but its best checkpoint is gone; {self._keeper.last_good}")
+        best = {key: value for key, value in self._history[best_epoch - 1].items() if key != "epoch"}
+        return FitResult(
+            self._keeper.path_of_best(best_epoch), best_epoch, best, list(self._history), stopped, self._started_with
+        )
+
+    def _keep(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Save this epoch. The first process writes; the others give it what only they know."""
+        random_states = distributed.from_all(random_state())
+        if self._ranks.is_first:
+            self._keeper.add(
+                self._checkpoint(epoch, metrics), {**self._state(), "random": random_states, "step": self._step}
+            )
+        distributed.from_first(None)  # nobody goes on before the checkpoint is on the disk
+
+    def _state(self) -> dict[str, Any]:
+        """What `_restore` takes; weights that the checkpoint holds too are the same tensors, and saved once."""
+        return {
+            "identity": training_identity(self._config, self._data),
+            "history": self._history,
+            "weights": asdict(self._started_with),
+            "net": _on_cpu(self._net.state_dict()),
+            "ema": _on_cpu(self._ema.module.state_dict()) if self._ema is not None else None,
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._net.load_state_dict(state["net"])
+        if self._ema is not None:
+            self._ema.module.load_state_dict(state["ema"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._scaler.load_state_dict(state["scaler"])
+        self._step = state["step"]
+        self._history = state["history"]
+        self._keeper.restore(state["best_epochs"], self._history)
+        states = state["random"]
+        if len(states) == self._ranks.world:
+            restore_random_state(states[self._ranks.rank])
+        else:
+            _log.warning(
+                "the training goes on with %d processes instead of %d: dropout and erasing draw other numbers",
+                self._ranks.world, len(states),
+            )  # fmt: skip
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self._net.train()
-        self._freezer.enter(epoch)
+        if self._freezer.enter(epoch):
+            self._trained_backbone = distributed.wrap(self._net.backbone, self._device.torch_device)
         mix_in_epoch(self._mixup, self._config, epoch)
         self._sampler.epoch = epoch
         started = time.perf_counter()
@@ -133,7 +280,7 @@ class _Trainer:
         since_log: list[Tensor] = []
         for image_NHWC_u8, label_N in self._loader:
             loss = self._update(image_NHWC_u8, label_N)
-            images += len(label_N)
+            images += len(label_N) * self._ranks.world
             since_log.append(loss)
             total += loss
             if self._accumulated:
@@ -142,7 +289,7 @@ class _Trainer:
             if self._step % self._config.logging.every_steps == 0:
                 self._log_step(since_log, images / (time.perf_counter() - started))
                 since_log = []
-        mean_loss = float(total) / len(self._loader)
+        mean_loss = float(distributed.mean_over_all(total)) / len(self._loader)
         self._require_finite(mean_loss)
         seconds = time.perf_counter() - started
         return {"train_loss": mean_loss, "lr": self._lr(), "images_per_s": images / seconds, "train_s": seconds}
@@ -158,7 +305,7 @@ class _Trainer:
         if self._erasing is not None:
             image = self._erasing(image)
         with self._device.autocast():
-            logits_NK = self._net.backbone(image.contiguous(memory_format=torch.channels_last))
+            logits_NK = self._trained_backbone(image.contiguous(memory_format=torch.channels_last))
         smoothing = self._config.training.label_smoothing if target.ndim == 1 else 0.0  # mixup smooths by itself
         loss = weighted_loss(logits_NK.float(), target, self._class_weights_K, smoothing)
         if self._accumulated == 0:
@@ -178,30 +325,17 @@ class _Trainer:
         return loss.detach()
 
     def _validate(self) -> dict[str, float]:
-        """Loss, top-1 and top-5 on the whole validation split, and top-1 of each domain."""
-        net = self._judged_net().eval()
-        device = self._device.torch_device
-        logits: list[Tensor] = []
-        with torch.inference_mode(), self._device.autocast():
-            for image_NHWC_u8, _ in plain_batches(self._data, self._data.val_indices, self._config.data.batch_size * 2):
-                image = net.normalize(image_NHWC_u8.to(device)).contiguous(memory_format=torch.channels_last)
-                logits.append(net.backbone(image).float().cpu())
-        logits_NK = torch.cat(logits)
-        logits_NK[:, list(self._data.manifest.catalog.retired_indices)] = RETIRED_LOGIT  # as in the bundle
-        label_N = torch.from_numpy(self._data.labels_N[self._data.val_indices])
-        is_real_N = torch.from_numpy(self._data.is_real_N[self._data.val_indices])
-        correct_N = logits_NK.argmax(1) == label_N
-        top5 = logits_NK.topk(min(5, logits_NK.shape[1]), dim=1).indices
-        metrics = {
-            "val_loss": float(F.cross_entropy(logits_NK, label_N)),
-            "val_top1": float(correct_N.float().mean()),
-            "val_top5": float((top5 == label_N[:, None]).any(1).float().mean()),
-        }
+        """Figures of the net that is judged on the whole validation split; with an average, also without it."""
+        metrics = self._score(self._judged_net())
         self._require_finite(metrics["val_loss"])
-        for name, mask in (("val_real_top1", is_real_N), ("val_studio_top1", ~is_real_N)):
-            if mask.any():
-                metrics[name] = float(correct_N[mask].float().mean())
+        if self._ema is not None:
+            plain = self._score(self._net)
+            metrics.update(val_plain_top1=plain["val_top1"], val_plain_loss=plain["val_loss"])
         return metrics
+
+    def _score(self, net: PillNet) -> dict[str, float]:
+        distributed.share_buffers(net)
+        return score(answers(net, self._data, self._device, self._config.data.batch_size * 2), self._data)
 
     def _judged_net(self) -> PillNet:
         net: Any = self._ema.module if self._ema is not None else self._net
@@ -209,12 +343,12 @@ class _Trainer:
         return net
 
     def _checkpoint(self, epoch: int, metrics: dict[str, float]) -> Checkpoint:
-        state = {key: value.detach().cpu().contiguous() for key, value in self._judged_net().state_dict().items()}
+        state = _on_cpu(self._judged_net().state_dict())
         manifest = self._data.manifest
         return Checkpoint(self._config, manifest.catalog.kcodes, manifest.hash, epoch, metrics, state)
 
     def _log_step(self, losses: list[Tensor], images_per_s: float) -> None:
-        loss = float(torch.stack(losses).mean())
+        loss = float(distributed.mean_over_all(torch.stack(losses).mean()))
         self._require_finite(loss)
         self._observer.on_step(
             self._step, {"step_loss": loss, "step_lr": self._lr(), "step_images_per_s": images_per_s}
@@ -227,8 +361,12 @@ class _Trainer:
         if not np.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} after {self._step} updates; lower training.base_lr, or set "
-                "training.gradient_clip, or training.mixed_precision=false"
+                f"training.gradient_clip, or training.mixed_precision=false; {self._keeper.last_good}"
             )
+
+
+def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().contiguous() for key, value in state.items()}
 
 
 def _create_ema(net: PillNet, config: ExperimentConfig) -> ModelEmaV3 | None:

@@ -125,6 +125,9 @@ class _TrialObserver:
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
         self._run.log_metrics(metrics, step)
 
+    def on_resume(self, epoch: int, step: int) -> None:
+        _log.info("trial %d goes on after epoch %d", self._trial.number, epoch)
+
     def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         if self._objective not in metrics:
             raise ConfigError(

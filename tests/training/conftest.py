@@ -39,12 +39,16 @@ class Recorder:
     def __init__(self) -> None:
         self.steps: list[tuple[int, dict[str, float]]] = []
         self.epochs: list[tuple[int, dict[str, float]]] = []
+        self.resumed: list[tuple[int, int]] = []
 
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
         self.steps.append((step, metrics))
 
     def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         self.epochs.append((epoch, metrics))
+
+    def on_resume(self, epoch: int, step: int) -> None:
+        self.resumed.append((epoch, step))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 import pickle
+import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -135,6 +138,30 @@ def test_damage_is_seen_wherever_it_is(checkpoint: Checkpoint, tmp_path: Path) -
             Checkpoint.load(tmp_path / "a.pt")
 
 
+def test_the_sha256_is_in_the_file_and_is_looked_at(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Also where the zip archive's own checksums would fit, as after an exchange of the whole content."""
+    path = tmp_path / "a.pt"
+    checkpoint.save(path)
+    with zipfile.ZipFile(path) as archive:
+        seal = archive.comment
+    whole = path.read_bytes()
+    assert seal == b"sha256:" + hashlib.sha256(whole[: -len(seal)]).hexdigest().encode()
+    replace(checkpoint, epoch=4).save(path)
+    path.write_bytes(path.read_bytes()[: -len(seal)] + seal)
+    with pytest.raises(TrainingError, match=r"damaged \(its sha256 is not the one that was written"):
+        Checkpoint.load(path)
+
+
+def test_files_without_a_seal_are_read_too(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    torch.save(checkpoint.document(), tmp_path / "old.pt")
+    assert Checkpoint.load(tmp_path / "old.pt").epoch == 3
+    whole = (tmp_path / "old.pt").read_bytes()
+    middle = len(whole) // 2
+    (tmp_path / "old.pt").write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    with pytest.raises(TrainingError, match="damaged"):
+        Checkpoint.load(tmp_path / "old.pt")
+
+
 def test_weights_of_another_net_are_refused(checkpoint: Checkpoint) -> None:
     fewer = checkpoint.kcodes[:4]
     for kcodes, state in ((fewer, checkpoint.state_dict), (checkpoint.kcodes, {}), (checkpoint.kcodes, [])):
@@ -164,9 +191,11 @@ def test_keeps_the_best_the_last_and_every_nth(add: Callable[..., bool], tmp_pat
     assert [add(keeper, epoch, top1) for epoch, top1 in enumerate([0.1, 0.5, 0.3, 0.2, 0.6], 1)] == [
         True, True, False, False, True,
     ]  # fmt: skip
-    assert names(tmp_path) == ["best-002.pt", "best-005.pt", "epoch-002.pt", "epoch-004.pt", "last.pt"]
+    expected = ["best-002.pt", "best-005.pt", "epoch-002.pt", "epoch-004.pt", "last.pt", "previous.pt"]
+    assert names(tmp_path) == expected
     assert keeper.best.name == "best-005.pt"
     assert Checkpoint.load(tmp_path / "last.pt").epoch == 5
+    assert Checkpoint.load(tmp_path / "previous.pt").epoch == 4
     assert Checkpoint.load(tmp_path / "epoch-004.pt").epoch == 4
     assert Checkpoint.load(tmp_path / "best-002.pt").metrics["val_top1"] == 0.5
 
@@ -176,7 +205,14 @@ def test_of_equal_top1_the_lower_loss_is_better(add: Callable[..., bool], tmp_pa
     assert add(keeper, 1, 0.5, 1.0)
     assert add(keeper, 2, 0.5, 0.9)
     assert not add(keeper, 3, 0.5, 0.95)
-    assert names(tmp_path) == ["best-002.pt", "last.pt"]
+    assert names(tmp_path) == ["best-002.pt", "last.pt", "previous.pt"]
+
+
+def test_what_a_killed_process_left_is_tidied_up(add: Callable[..., bool], tmp_path: Path) -> None:
+    for name in (".last.pt.x1.part", "best-007.pt", "epoch-009.pt", "best-notes.txt", "mine.pt"):
+        (tmp_path / name).write_text("left")
+    add(CheckpointKeeper(tmp_path, every_epochs=100, keep_best=1), 1, 0.5)
+    assert names(tmp_path) == ["best-001.pt", "best-notes.txt", "last.pt", "mine.pt"]
 
 
 @pytest.mark.parametrize("keep_best", [1, 3])
@@ -190,7 +226,7 @@ def test_of_two_equal_ones_the_earlier_stays_the_best(add: Callable[..., bool], 
 def test_a_training_leaves_these_files(trained: SimpleNamespace) -> None:
     best = sorted((entry for entry in trained.result.history), key=lambda e: (-e["val_top1"], e["val_loss"]))[:2]
     expected = {f"best-{entry['epoch']:03d}.pt" for entry in best}
-    assert set(names(trained.folder)) == expected | {"epoch-003.pt", "epoch-006.pt", "last.pt"}
+    assert set(names(trained.folder)) == expected | {"epoch-003.pt", "epoch-006.pt", "last.pt", "previous.pt"}
     assert trained.result.best_checkpoint.name == f"best-{trained.result.best_epoch:03d}.pt"
     loaded = Checkpoint.load(trained.result.best_checkpoint)
     assert (loaded.epoch, loaded.config) == (trained.result.best_epoch, trained.config)

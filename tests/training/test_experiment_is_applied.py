@@ -85,7 +85,7 @@ TESTED_ELSEWHERE = {
     "data.pin_memory": "test_batches: must change nothing",
     "data.persistent_workers": "test_batches: must change nothing",
     "training.compile": "test_update: must change nothing",
-    "augmentation.mix_off_epochs": "test_mixing: the first epoch is mixed whatever it is",
+    "training.mix_off_epochs": "test_mixing: the first epoch is mixed whatever it is",
     "optimizer.name": "one value only",
     "schedule.name": "one value only",
     "checkpoints.every_epochs": "test_checkpoint",

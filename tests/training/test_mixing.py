@@ -20,7 +20,7 @@ def test_the_last_epochs_are_unmixed(
     trainer: Callable[[dict[str, Any]], _Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through the trainer: what the loss gets as its target, epoch by epoch."""
-    built = trainer({**ALWAYS_MIXED, "training.epochs": 4, "augmentation.mix_off_epochs": 2})
+    built = trainer({**ALWAYS_MIXED, "training.epochs": 4, "training.mix_off_epochs": 2})
     mixed: list[bool] = []
     cross_entropy = F.cross_entropy
 
@@ -35,7 +35,7 @@ def test_the_last_epochs_are_unmixed(
 
 
 def test_off_the_pixels_stay_and_the_labels_are_smoothed(tiny_config: Callable[..., ExperimentConfig]) -> None:
-    config = tiny_config({**ALWAYS_MIXED, "augmentation.mix_off_epochs": 1, "training.label_smoothing": 0.3})
+    config = tiny_config({**ALWAYS_MIXED, "training.mix_off_epochs": 1, "training.label_smoothing": 0.3})
     mixup = create_mixup(config, 6)
     mix_in_epoch(mixup, config, epoch=2)
     image_NCHW = torch.rand((4, 3, 32, 32), generator=torch.Generator().manual_seed(0))
@@ -55,8 +55,8 @@ def test_without_mixing_there_is_nothing_to_switch(tiny_config: Callable[..., Ex
 
 
 def test_mixing_cannot_be_configured_and_always_off(tiny_config: Callable[..., ExperimentConfig]) -> None:
-    with pytest.raises(ConfigError, match=r"mix_off_epochs \(2\) must be fewer than training\.epochs \(2\)"):
-        tiny_config({"augmentation.mix_off_epochs": 2})
+    with pytest.raises(ConfigError, match=r"mix_off_epochs \(2\) must be fewer than epochs \(2\)"):
+        tiny_config({"training.mix_off_epochs": 2})
 
 
 def test_erasing_is_off_at_probability_0(tiny_config: Callable[..., ExperimentConfig]) -> None:

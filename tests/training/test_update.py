@@ -86,7 +86,7 @@ def test_pixels_weights_and_average_lie_channels_last(trainer: Build) -> None:
         assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
     built._train_epoch(1)
     built._validate()
-    assert len(seen) == 7  # six updates, one batch of validation
+    assert len(seen) == 8  # six updates, one batch of validation for the average and for the net itself
     assert all(seen)
 
 

@@ -1,0 +1,97 @@
+"""The real command, killed: it goes on in the same MLflow run. Also as several processes of torchrun."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from pillsnap.training.checkpoint import Checkpoint
+
+pytestmark = [pytest.mark.slow, pytest.mark.e2e]
+PROJECT = Path(__file__).parents[2]
+EPOCHS = 12
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+def command(prepared: Path, workspace: Path, launcher: tuple[str, ...] = ()) -> list[str]:
+    settings = (f"training.epochs={EPOCHS}", "training.mixed_precision=false", "logging.every_steps=1")
+    options = ["--data", prepared / "data", "--config", prepared / "tiny.yaml", "--workspace", workspace]
+    options += [part for setting in settings for part in ("--set", setting)]
+    return [sys.executable, *launcher, "-m", "pillsnap", "train", *map(str, options)]
+
+
+def wait_for(text: str, process: subprocess.Popen[bytes], said_in: Path) -> None:
+    deadline = time.monotonic() + 120
+    while text not in said_in.read_text() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None, said_in.read_text()
+
+
+def only_run(store: MlflowClient) -> Run:
+    found = store.get_experiment_by_name("pillsnap")
+    assert found is not None
+    [run] = store.search_runs([found.experiment_id])
+    return run
+
+
+def test_kill_9_and_the_same_run_goes_on(
+    prepared: Path, tmp_path: Path, environment: dict[str, str], store: MlflowClient
+) -> None:
+    start = command(prepared, tmp_path / "w")
+    for number, epoch in enumerate((1, 5)):
+        said_in = tmp_path / f"{number}.err"
+        with (
+            said_in.open("w") as sink,
+            subprocess.Popen(start, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=sink) as process,
+        ):
+            wait_for(f"epoch {epoch} of {EPOCHS}", process, said_in)
+            process.kill()
+        assert only_run(store).info.status == "RUNNING", "a killed process says nothing"
+    done = subprocess.run(start, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    run = only_run(store)
+    assert f"goes on with the unfinished run {run.info.run_id}" in done.stderr
+    assert run.info.status == "FINISHED"
+    points = Counter(point.step for point in store.get_metric_history(run.info.run_id, "val_top1"))
+    assert points == Counter(range(1, EPOCHS + 1))
+
+    environment["MLFLOW_TRACKING_URI"] += ".other"
+    undisturbed = command(prepared, tmp_path / "other")
+    subprocess.run(undisturbed, cwd=PROJECT, env=environment, capture_output=True, timeout=120, check=True)
+    ours, theirs = (next((tmp_path / name).glob("runs/*/checkpoints/last.pt")) for name in ("w", "other"))
+    state = Checkpoint.load(theirs).state_dict
+    assert all(value.equal(state[key]) for key, value in Checkpoint.load(ours).state_dict.items())
+
+
+def test_two_processes_one_of_which_is_killed(
+    prepared: Path, tmp_path: Path, environment: dict[str, str], store: MlflowClient
+) -> None:
+    start, said_in = command(prepared, tmp_path / "w", TORCHRUN), tmp_path / "first.err"
+    with (
+        said_in.open("w") as sink,
+        subprocess.Popen(start, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=sink) as launcher,
+    ):
+        wait_for(f"epoch 1 of {EPOCHS}", launcher, said_in)
+        workers = [child for child in psutil.Process(launcher.pid).children() if child.environ().get("RANK") == "1"]
+        workers[0].send_signal(signal.SIGKILL)
+        assert launcher.wait(60) != 0
+    run = only_run(store)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["ended_because"] == "TrainingError: process 1 of 2 ended without a word"
+    done = subprocess.run(start, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    run = only_run(store)
+    assert run.info.status == "FINISHED"
+    for key, steps in (("val_top1", EPOCHS), ("step_loss", 3 * EPOCHS)):
+        points = Counter(point.step for point in store.get_metric_history(run.info.run_id, key))
+        assert points == Counter(range(1, steps + 1)), "the first process alone logs"
+    assert done.stdout.count("run: ") == 1

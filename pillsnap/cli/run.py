@@ -32,7 +32,7 @@ def run(data_name: str, workspace: Path, policy_file: Path, register_name: str, 
 
         check_name(register_name)  # before the training too
     policy = Policy.load(policy_file)  # a wrong policy is said before hours of training, not after
-    with tracked_run(f"run {config.name}", experiment=journey.EXPERIMENT_NAME) as tracked:
+    with tracked_run(f"run {config.name}", experiment=journey.EXPERIMENT_NAME, workspace=workspace) as tracked:
         manifest = journey.find_data(data_name, workspace)
         trained = journey.train_step(tracked, config, manifest, workspace)
         exported = journey.export_step(tracked, trained.best_checkpoint, manifest, workspace)

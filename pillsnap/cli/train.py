@@ -20,7 +20,7 @@ def train(data_name: str, workspace: Path, **experiment: Any) -> None:
     from pillsnap.tracking.run import tracked_run
 
     config = load_experiment(**experiment)
-    with tracked_run(f"train {config.name}", experiment=journey.EXPERIMENT_NAME) as tracked:
+    with tracked_run(f"train {config.name}", experiment=journey.EXPERIMENT_NAME, workspace=workspace) as tracked:
         manifest = journey.find_data(data_name, workspace)
         result = journey.train_step(tracked, config, manifest, workspace)
     click.echo(f"best epoch {result.best_epoch}: validation top-1 {result.best_metrics['val_top1']:.1%}")

@@ -6,17 +6,17 @@ Each step takes what the one before left (manifest, checkpoint, bundle, evidence
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pillsnap.cli.progress import Progress
+from pillsnap.cli.progress import Progress, TrainingProgress
+from pillsnap.cli.run_logger import RunLogger, training_report
 from pillsnap.core.errors import DataError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
-from pillsnap.core.files import sha256_json, write_json
+from pillsnap.core.files import sha256_json, write_bytes, write_json
 from pillsnap.core.manifest import SUMMARY_FILE, Manifest
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pillsnap.gate.policy import Policy
     from pillsnap.tracking.run import TrackedRun
     from pillsnap.training.batches import TrainingData
+    from pillsnap.training.device import Device
     from pillsnap.training.trainer import FitResult
 
 _log = logging.getLogger(__name__)
@@ -98,38 +99,6 @@ def load_training_data(config: ExperimentConfig, manifest: Manifest, workspace: 
     return TrainingData.of(manifest, cache, config)
 
 
-class RunLogger:
-    """Tells the MLflow run and the reader how the training goes."""
-
-    def __init__(self, run: TrackedRun, epochs: int) -> None:
-        self._run = run
-        self._epochs = epochs
-        self._started = time.monotonic()
-        self._done_before = 0
-
-    def on_step(self, step: int, metrics: dict[str, float]) -> None:
-        """Figures of the last updates."""
-        self._run.log_metrics(metrics, step)
-
-    def on_resume(self, epoch: int, step: int) -> None:
-        """The training goes on: epochs of another process say nothing of the time that is left."""
-        self._done_before = epoch
-        self._run.set_tags({"pillsnap.resumed_after": f"epoch {epoch}, update {step}"})
-        _log.info("the training goes on after epoch %d of %d (%d updates)", epoch, self._epochs, step)
-
-    def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Figures of an epoch, and how long it will still take."""
-        self._run.log_metrics(metrics, epoch)
-        self._run.flush()  # before the epoch's checkpoint: a process that is killed after it would not tell it again
-        left_s = (time.monotonic() - self._started) / (epoch - self._done_before) * (self._epochs - epoch)
-        real = f", real {metrics['val_real_top1']:.1%}" if "val_real_top1" in metrics else ""
-        _log.info(
-            "epoch %d of %d: loss %.3f, validation top-1 %.1f %%, top-5 %.1f %%%s, %.0f images/s, %.0f s to go",
-            epoch, self._epochs, metrics["train_loss"], 100 * metrics["val_top1"], 100 * metrics["val_top5"], real,
-            metrics["images_per_s"], left_s,
-        )  # fmt: skip
-
-
 def with_local_weights(config: ExperimentConfig, workspace: Path) -> tuple[ExperimentConfig, str]:
     """The experiment with the checkpoint file that ``model.weights`` stands for, and the run that it is from.
 
@@ -158,8 +127,11 @@ def train_step(
     """
     from pillsnap.data.audit_report import AUDIT_FILE
     from pillsnap.data.prepare import REPORT_FILE
+    from pillsnap.tracking.machine_load import machine_load
+    from pillsnap.tracking.origin import log_origin
     from pillsnap.training.curves import draw_learning_curves
     from pillsnap.training.device import Device
+    from pillsnap.training.samples import draw_samples
     from pillsnap.training.trainer import fit
 
     folder = run_folder(workspace, run)
@@ -171,23 +143,44 @@ def train_step(
             run.log_file(manifest.root / name, "data")
     device = Device.of(config)
     run.set_tags({"pillsnap.kind": "training", "device": str(device)})
+    log_origin(run, _device_facts(device))
     startable, weights_run = with_local_weights(config, workspace)
     run.set_tags({"weights.run_id": weights_run} if weights_run else {})
     data = load_training_data(config, manifest, workspace)
+    draw_samples(config, data, folder / "samples" / "augmented.png")
+    run.log_file(folder / "samples" / "augmented.png", "samples")
     _log.info(
         "training %s on %d images, validating on %d (%s)",
         config.model.backbone, len(data.train_indices), len(data.val_indices), device,
     )  # fmt: skip
-    result = fit(startable, data, folder / "checkpoints", RunLogger(run, config.training.epochs), deadline=deadline)
+    updates = len(data.train_indices) // (config.data.batch_size * config.training.accumulate)
+    with machine_load(run), TrainingProgress(config.training.epochs, updates) as progress:
+        result = fit(startable, data, folder / "checkpoints", RunLogger(run, progress), deadline=deadline)
     run.set_tags({"pillsnap.stopped": result.stopped})
     if result.weights is not None:
         run.set_tags({f"weights.{key}": value for key, value in asdict(result.weights).items() if value})
     draw_learning_curves(result.history, folder / "learning_curves.png")
     run.log_file(folder / "learning_curves.png")
+    write_bytes(folder / "report.md", training_report(config.name, result.history, result.best_epoch).encode())
+    run.log_file(folder / "report.md")
     run.log_file(result.best_checkpoint, "checkpoints")
     best = {f"best_{key}": value for key, value in result.best_metrics.items() if key.startswith("val_")}
     run.log_metrics({**best, "best_epoch": result.best_epoch})
     return result
+
+
+def _device_facts(device: Device) -> dict[str, object]:
+    import torch
+
+    cuda = device.torch_device.type == "cuda"
+    return {
+        "device": str(device),
+        "torch_threads": torch.get_num_threads(),
+        "torch_interop_threads": torch.get_num_interop_threads(),
+        "cuda": torch.version.cuda if cuda else None,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+        "cuda_cards": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+    }
 
 
 def export_step(run: TrackedRun, checkpoint: Path, manifest: Manifest, workspace: Path) -> ExportResult:

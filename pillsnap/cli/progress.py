@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import click
 
+_log = logging.getLogger(__name__)
 _LINE_SECONDS = 10.0
+_TRAINING_LINE_SECONDS = 60.0
 
 
 class Progress:
@@ -45,3 +49,89 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         self._bar, self._stage = None, ""
+
+
+class TrainingProgress:
+    """How far a training is: a bar on a terminal, otherwise a plain line a minute and one an epoch.
+
+    The time that is left is told after the first epoch of this process, from the epochs of this process: what another
+    process did before says nothing of this machine.
+    """
+
+    def __init__(self, epochs: int, updates_per_epoch: int) -> None:
+        self._epochs = epochs
+        self._per_epoch = max(updates_per_epoch, 1)
+        self._epochs_before = 0
+        self._epoch = 0
+        self._started = self._last_line = time.monotonic()
+        self._bar: Any = None
+        self._closing = ExitStack()
+
+    def __enter__(self) -> TrainingProgress:
+        self._started = self._last_line = time.monotonic()
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+            from tqdm.contrib.logging import logging_redirect_tqdm
+
+            self._closing.enter_context(logging_redirect_tqdm())  # lines above the bar, not through it
+            self._bar = tqdm(total=self._epochs * self._per_epoch, desc="epoch 1", unit="update", dynamic_ncols=True)
+            self._closing.callback(self._bar.close)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+        self._bar = None
+
+    def goes_on(self, epoch: int, step: int) -> None:
+        """``epoch`` epochs and ``step`` updates were done before."""
+        self._epochs_before = self._epoch = epoch
+        if self._bar is not None:
+            self._bar.initial = step  # its rate and its time to go are those of this process
+            self._move_bar(step)
+
+    def update(self, step: int, metrics: dict[str, float]) -> None:
+        """After some updates; ``metrics`` holds ``step_loss`` and ``step_images_per_s``."""
+        figures = f"loss {metrics['step_loss']:.3f}, {metrics['step_images_per_s']:.0f} images/s"
+        if self._bar is not None:
+            self._bar.set_postfix_str(figures, refresh=False)
+            self._move_bar(step)
+        elif time.monotonic() - self._last_line >= _TRAINING_LINE_SECONDS:
+            self._last_line = time.monotonic()
+            in_epoch = step - self._epoch * self._per_epoch
+            _log.info(
+                "epoch %d of %d, update %d of %d: %s%s",
+                self._epoch + 1, self._epochs, in_epoch, self._per_epoch, figures, self._to_go(step / self._per_epoch),
+            )  # fmt: skip
+
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """After an epoch."""
+        self._epoch = epoch
+        self._last_line = time.monotonic()
+        real = f", real {metrics['val_real_top1']:.1%}" if "val_real_top1" in metrics else ""
+        _log.info(
+            "epoch %d of %d: loss %.3f, validation top-1 %.1f %%, top-5 %.1f %%%s, %.0f images/s%s",
+            epoch, self._epochs, metrics["train_loss"], 100 * metrics["val_top1"], 100 * metrics["val_top5"], real,
+            metrics["images_per_s"], self._to_go(epoch),
+        )  # fmt: skip
+        if self._bar is not None:
+            self._bar.set_description_str(f"epoch {min(epoch + 1, self._epochs)}", refresh=False)
+            self._move_bar(epoch * self._per_epoch)
+
+    def _move_bar(self, step: int) -> None:
+        self._bar.n = min(step, self._bar.total)
+        self._bar.refresh()
+
+    def _to_go(self, epochs_done: float) -> str:
+        """``, 1 h 02 min to go``; empty before the first epoch of this process is done."""
+        if self._epoch <= self._epochs_before:
+            return ""
+        each_s = (time.monotonic() - self._started) / (epochs_done - self._epochs_before)
+        return f", {duration(each_s * (self._epochs - epochs_done))} to go"
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 100:
+        return f"{max(seconds, 0):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

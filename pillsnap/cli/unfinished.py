@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -93,7 +94,9 @@ def resumable_run(
         former = None if fresh else _claim(runs, identity, lock)
         known = former is not None and store_knows(former.name)
         run_id = former.name if former is not None and known else ""
-        with tracked_run(f"{command} {config.name}", experiment=experiment, run_id=run_id) as tracked:
+        with tracked_run(
+            f"{command} {config.name}", experiment=experiment, workspace=workspace, resume=run_id
+        ) as tracked:
             folder = runs / tracked.run_id
             if former is None:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +106,7 @@ def resumable_run(
                     "the tracking store no longer knows the run %s: its weights go on in a new run, %s",
                     former.name, tracked.run_id,
                 )  # fmt: skip
-                os.rename(former, folder)
+                _move_work(former, folder)
             else:
                 _log.info("goes on with the unfinished run %s (--fresh starts anew)", tracked.run_id)
             run = ResumableRun(tracked, folder, _read_record(folder) or {})
@@ -176,6 +179,14 @@ def _claim(runs: Path, identity: str, lock: _Lock) -> Path | None:
         else:
             lock.release()
     return None
+
+
+def _move_work(former: Path, folder: Path) -> None:
+    """All but what the former run has logged: that is of no use to the new one."""
+    for path in former.iterdir():
+        if not (folder / path.name).exists():
+            os.rename(path, folder / path.name)
+    shutil.rmtree(former)
 
 
 def _is_unfinished(folder: Path, identity: str) -> bool:

@@ -60,7 +60,10 @@ def register(run_id: str, name: str, policy: Policy) -> Judged:
         run = client.get_run(run_id)
     model_uri = run.data.tags.get(MODEL_URI_TAG)
     if model_uri is None:
-        raise StoreError(f"run {run_id} has no bundle; a run that exports and evaluates is made by: pillsnap run")
+        raise StoreError(
+            f"run {run_id} has no bundle; a run that exports and evaluates is made by: pillsnap run; "
+            "one that ended while this store did not answer is completed by: pillsnap tracking sync"
+        )
     evidence = _evidence_of_run(run_id)
     with fetched_bundle(model_uri) as bundle:
         decision = _judge(bundle, evidence, policy)

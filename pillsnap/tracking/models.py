@@ -8,58 +8,114 @@ import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlflow
 import mlflow.onnx
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
+from mlflow.entities import LoggedModelStatus, Run
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
+from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, Schema, TensorSpec
 
 from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES, BundleMetadata
-from pillsnap.core.errors import StoreError
+from pillsnap.core.errors import BundleError, StoreError
 from pillsnap.core.files import sha256_file
-from pillsnap.tracking.run import TrackedRun
+from pillsnap.tracking.delivery import FINAL_CODES
 from pillsnap.tracking.store import connect, store_errors
 
+if TYPE_CHECKING:
+    from pillsnap.tracking.run import TrackedRun
+
+_log = logging.getLogger(__name__)
 MODEL_NAME = "bundle"
 _MODEL_FILE = "model.onnx"
 MODEL_URI_TAG = "pillsnap.model_uri"
 
 
-def log_bundle(run: TrackedRun, bundle: Path) -> str:
+def log_bundle(run: TrackedRun, bundle: Path) -> str | None:
     """Log a bundle as an ONNX model of a run.
 
     Returns:
-        Its URI, ``models:/m-…``; also kept as a tag of the run.
+        Its URI, ``models:/m-…``; also kept as a tag of the run. None where the store does not answer: the bundle is
+        kept in the run's outbox, and becomes the run's model with everything else that waits there.
 
     Raises:
-        StoreError: the store cannot be reached, or has kept other bytes than those that were sent.
+        BundleError: it is not a bundle.
+        StoreError: the store has kept other bytes than those that were sent, or says no.
     """
-    model = onnx.load(bundle)
-    metadata = BundleMetadata.from_props({prop.key: prop.value for prop in model.metadata_props}, str(bundle))
-    client = connect()
-    with store_errors(), _quiet():
-        # left to itself, MLflow keeps the model in the experiment "Default", apart from its run
-        kept_as = client.create_logged_model(
-            run.experiment_id, MODEL_NAME, source_run_id=run.run_id, params=client.get_run(run.run_id).data.params
-        )
+    _load(bundle)  # what is no bundle is said here and now
+    if run.flush():
+        try:
+            with store_errors():
+                return send_bundle(connect(), run.run_id, bundle)
+        except StoreError as error:
+            if _is_final(error.__cause__):
+                raise
+    run.post_bundle(bundle)
+    _log.warning("the MLflow store does not answer: the bundle %s is kept and becomes the run's model later", bundle)
+    return None
+
+
+def send_bundle(client: MlflowClient, run_id: str, bundle: Path) -> str:
+    """Make a bundle the model of a run; where it is already, only say its URI.
+
+    Raises:
+        BundleError: it is not a bundle.
+        StoreError: the store has kept other bytes than those that were sent.
+        MlflowException: the store does not answer or says no.
+    """
+    run = client.get_run(run_id)
+    known = run.data.tags.get(MODEL_URI_TAG)
+    if known is not None:
+        return str(known)
+    model, metadata = _load(bundle)
+    with _quiet():
         info = Model.log(
             artifact_path=None,
-            model_id=kept_as.model_id,
+            model_id=_model_entry(client, run),
             flavor=mlflow.onnx,
-            run_id=run.run_id,
+            run_id=run_id,
             onnx_model=model,
             signature=_signature(metadata),
             save_as_external_data=False,
             pip_requirements=[f"onnxruntime=={version('onnxruntime')}", f"numpy=={version('numpy')}"],
             metadata={"bundle_sha256": sha256_file(bundle), "manifest_hash": metadata.provenance.manifest_hash},
         )
-    run.set_tags({MODEL_URI_TAG: info.model_uri})
     with fetched_bundle(info.model_uri) as kept:
         if sha256_file(kept) != sha256_file(bundle):
             raise StoreError(f"{info.model_uri}: MLflow keeps other bytes than {bundle}; the evidence would not fit it")
+    client.set_tag(run_id, MODEL_URI_TAG, info.model_uri)
     return str(info.model_uri)
+
+
+def _model_entry(client: MlflowClient, run: Run) -> str:
+    """The id of the run's model that waits for its files; made where there is none."""
+    wanted = f"source_run_id = '{run.info.run_id}' AND name = '{MODEL_NAME}'"
+    for model in client.search_logged_models([run.info.experiment_id], filter_string=wanted):
+        if model.status != LoggedModelStatus.READY:
+            return str(model.model_id)  # an earlier attempt came no further
+    # left to itself, MLflow keeps the model in the experiment "Default", apart from its run
+    made = client.create_logged_model(
+        run.info.experiment_id, MODEL_NAME, source_run_id=run.info.run_id, params=run.data.params
+    )
+    return str(made.model_id)
+
+
+def _load(bundle: Path) -> tuple[onnx.ModelProto, BundleMetadata]:
+    try:
+        model = onnx.load(bundle)
+    except DecodeError as error:
+        raise BundleError(f"{bundle}: is no ONNX file ({error})") from error
+    return model, BundleMetadata.from_props({prop.key: prop.value for prop in model.metadata_props}, str(bundle))
+
+
+def _is_final(cause: BaseException | None) -> bool:
+    """Whether asking again would change nothing: our own finding, or an answer that the store gave."""
+    return cause is None or (isinstance(cause, MlflowException) and cause.error_code in FINAL_CODES)
 
 
 @contextlib.contextmanager

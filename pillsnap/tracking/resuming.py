@@ -1,4 +1,4 @@
-"""An MLflow run that goes on: opened again, told nothing twice, and pointed at by the run that took its place.
+"""An MLflow run that goes on: opened again, and pointed at by the run that was opened in its place.
 
 Knows the tracking store alone; which run is to go on, and from where, others decide.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mlflow.entities import Metric, Run
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -60,34 +60,6 @@ def point_from(client: MlflowClient, empty_run_id: str, run: Run) -> None:
     client.set_tag(empty_run_id, CONTINUES_IN, run.info.run_id)
     text = f"Nothing is logged here. The work goes on in the run **{name}**, `{run.info.run_id}`, begun before."
     client.set_tag(empty_run_id, "mlflow.note.content", text)
-
-
-class LoggedPoints:
-    """Which points a run had when it was opened again: what is done a second time is not logged a second time."""
-
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self._client = client
-        self._run_id = run_id
-        self._points: dict[str, dict[int, float]] = {}
-
-    def new_only(self, metrics: Mapping[str, float], step: int | None) -> dict[str, float]:
-        """Those that are not there; without a step, those that have changed."""
-        return {key: value for key, value in metrics.items() if not self._is_there(key, value, step)}
-
-    def _is_there(self, key: str, value: float, step: int | None) -> bool:
-        if key not in self._points:
-            self._points[key] = {point.step: point.value for point in self._history(key)}
-        points = self._points[key]
-        return points.get(0) == value if step is None else step in points
-
-    def _history(self, key: str) -> list[Metric]:
-        try:
-            return list(self._client.get_metric_history(self._run_id, key))
-        except MlflowException as error:
-            _log.warning(
-                "MLflow does not say which points of %s it has (%s): some may be double", key, first_line(error)
-            )
-            return []
 
 
 @contextmanager

@@ -1,13 +1,15 @@
 """One MLflow run from its start to its end.
 
-A run that is left by an exception ends as FAILED, by Ctrl-C or SIGTERM as KILLED, never as RUNNING. Metrics
-are written in batches; a store that stops answering in mid-run costs the figures, not the training.
+A run that is left by an exception ends as FAILED, by Ctrl-C or SIGTERM as KILLED, never as RUNNING. Whatever it logs
+goes into its outbox first: a store that stops answering in mid-run costs neither the work nor a figure.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,168 +17,211 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pillsnap.core.experiment import flatten
 from pillsnap.core.files import canonical_json
 from pillsnap.core.manifest import Manifest
-from pillsnap.tracking.resuming import ENDED_BECAUSE, RUN_OF_MLFLOW, LoggedPoints, open_again, point_from
+from pillsnap.tracking.event_files import EventFiles, Point
+from pillsnap.tracking.outbox import OUTBOX, Outbox
+from pillsnap.tracking.resuming import RUN_OF_MLFLOW, open_again, point_from
 from pillsnap.tracking.source import CodeVersion
-from pillsnap.tracking.store import connect, ensure_experiment, first_line, store_errors
+from pillsnap.tracking.store import connect, ensure_experiment, first_line, store_errors, tracking_uri
 
 _log = logging.getLogger(__name__)
 PARAM_PREFIX = "cfg."
 """`mlflow run` logs the raw parameters under their own names: ours must not meet them."""
+RUNS = "runs"
+"""The folder of a workspace that holds one folder a run."""
+_EVENTS = "tensorboard"
 _MAX_PARAM = 500
-_BATCH = 500
+_WAIT_FOR_OUTBOX_S = 30.0
 
 
 class TrackedRun:
-    """An open MLflow run. Made by `tracked_run`."""
+    """An open MLflow run. Made by `tracked_run`. Threads may log at the same time."""
 
-    def __init__(self, client: MlflowClient, run_id: str, experiment_id: str, goes_on: bool = False) -> None:
-        self._client = client
-        self._logged = LoggedPoints(client, run_id) if goes_on else None
+    def __init__(self, run_id: str, experiment_id: str, workspace: Path | None, started_ms: int) -> None:
         self.run_id = run_id
         self.experiment_id = experiment_id
-        self._pending: list[Metric] = []
-        self._flushed = time.monotonic()
+        self.started_ms = started_ms
+        self.workspace = workspace
+        self._base = workspace if workspace is not None else Path(tempfile.mkdtemp(prefix="pillsnap-run-"))
+        self.folder = self._base / RUNS / run_id
+        uri = tracking_uri()  # of now: who changes it in mid-run means other runs
+        self._outbox = Outbox(self.folder / OUTBOX, run_id, lambda: MlflowClient(uri), wait_s=_WAIT_FOR_OUTBOX_S)
+        earlier = [tuple(point) for entry in self._outbox.entries() for point in entry.get("points", ())]
+        self._told = {(key, step) for key, _, _, step in earlier}
+        self._events = None if workspace is None else EventFiles(self.folder / _EVENTS, earlier)
+        self._outbox.start()
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Every value of a nested configuration as a parameter, under ``cfg.``."""
-        params = [Param(PARAM_PREFIX + key, _text(value)) for key, value in flatten(dict(config)).items()]
-        if self._logged is not None:
-            params = self._new_params(params)
-        with store_errors():
-            for start in range(0, len(params), 100):
-                self._client.log_batch(self.run_id, params=params[start : start + 100])
+        values = {PARAM_PREFIX + key: _text(value) for key, value in flatten(dict(config)).items()}
+        self._outbox.post({"kind": "params", "values": self._new_params(values)})
 
-    def _new_params(self, params: list[Param]) -> list[Param]:
+    def _new_params(self, values: dict[str, str]) -> dict[str, str]:
         """A parameter never changes in MLflow: another value of a run that goes on becomes a tag."""
-        with store_errors():
-            there = self._client.get_run(self.run_id).data.params
-        changed = {f"changed.{param.key}": param.value for param in params if there.get(param.key) != param.value}
-        self.set_tags({key: value for key, value in changed.items() if key.removeprefix("changed.") in there})
-        return [param for param in params if param.key not in there]
+        there: dict[str, str] = {}
+        for entry in self._outbox.entries():
+            there.update(entry["values"] if entry["kind"] == "params" else {})
+        changed = {f"changed.{key}": value for key, value in values.items() if there.get(key, value) != value}
+        if changed:
+            self.set_tags(changed)
+        return {key: value for key, value in values.items() if key not in there}
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
-        with store_errors():
-            self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._outbox.post({"kind": "tags", "values": dict(tags)})
 
     def log_dataset(self, manifest: Manifest) -> None:
         """The manifest as the run's data set (its digest is the start of the hash) and the whole hash as a tag."""
         profile = {"images": manifest.rows.num_rows, "classes": len(manifest.catalog.drugs)}
-        source = canonical_json({"manifest": str(manifest.root)})
-        dataset = Dataset(
-            name=str(manifest.summary.get("name", "pillsnap")),
-            digest=manifest.hash[:36],
-            source_type="local",
-            source=source,
-            profile=canonical_json(profile),
-        )
-        context = InputTag(key="mlflow.data.context", value="training")
-        inputs = [DatasetInput(dataset, [context])]
-        with store_errors():
-            try:
-                self._client.log_inputs(self.run_id, datasets=inputs)
-            except MlflowException:
-                # Two runs that log one new data set at the same time: the later one fails on the row of the earlier.
-                self._client.log_inputs(self.run_id, datasets=inputs)
+        dataset = {
+            "name": str(manifest.summary.get("name", "pillsnap")),
+            "digest": manifest.hash[:36],
+            "source_type": "local",
+            "source": canonical_json({"manifest": str(manifest.root)}),
+            "profile": canonical_json(profile),
+        }
+        self._outbox.post({"kind": "dataset", "dataset": dataset})
         self.set_tags({"manifest_hash": manifest.hash})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Queue metrics; they are written in batches, at the latest when the run ends."""
-        if self._logged is not None:
-            metrics = self._logged.new_only(metrics, step)
-        now = int(time.time() * 1000)
-        self._pending += [Metric(key, float(value), now, step or 0) for key, value in metrics.items()]
-        if len(self._pending) >= _BATCH or time.monotonic() - self._flushed > 5:
-            self.flush()
+        """Metrics of one step; for MLflow and for TensorBoard.
 
-    def flush(self) -> None:
-        """Write the queued metrics. What cannot be written stays queued for the next time."""
-        try:
-            while self._pending:
-                self._client.log_batch(self.run_id, metrics=self._pending[:_BATCH])
-                del self._pending[:_BATCH]
-        except MlflowException as error:
-            kept = len(self._pending)
-            _log.warning("MLflow does not take metrics at the moment (%s); %d are kept", first_line(error), kept)
-        self._flushed = time.monotonic()
+        A run that goes on after a kill walks some steps again: what it has already told of them stands.
+        """
+        now, at = int(time.time() * 1000), step or 0
+        points: list[Point] = [
+            (key, float(value), now, at) for key, value in metrics.items() if (key, at) not in self._told
+        ]
+        if points:
+            self._outbox.post({"kind": "metrics", "points": points})
+            if self._events is not None:
+                self._events.add(points)
+
+    def flush(self) -> bool:
+        """Send what waits. False where the store does not take it; it is kept for the next time."""
+        return self._outbox.send()
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Upload a file as an artifact."""
-        with store_errors():
-            self._client.log_artifact(self.run_id, str(path), folder)
+        """Upload a file, as it is now, as an artifact."""
+        self._outbox.post({"kind": "file", "path": self._outbox.keep(path), "folder": folder or ""})
 
     def log_folder(self, path: Path, folder: str) -> None:
-        """Upload a folder as artifacts."""
-        with store_errors():
-            self._client.log_artifacts(self.run_id, str(path), folder)
+        """Upload a folder, as it is now, as artifacts."""
+        self._outbox.post({"kind": "folder", "path": self._outbox.keep(path), "folder": folder})
 
     def log_text(self, text: str, name: str) -> None:
-        """Upload a text as an artifact."""
-        with store_errors():
-            self._client.log_text(self.run_id, text, name)
+        """Upload a text as an artifact; ``name`` may have folders."""
+        folder, _, file = name.rpartition("/")
+        self._outbox.post({"kind": "file", "path": self._outbox.keep_text(text, file), "folder": folder})
+
+    def post_bundle(self, bundle: Path) -> None:
+        """Have a bundle logged as a model when the store answers. `models.log_bundle` does it at once."""
+        self._outbox.post({"kind": "bundle", "path": self._outbox.keep(bundle)})
+
+    def end(self, status: str, error: BaseException | None = None) -> None:
+        """End the run. What the store does not take now stays in the outbox, and a line says how it gets there."""
+        entry: dict[str, Any] = {"kind": "status", "status": status, "time_ms": int(time.time() * 1000)}
+        if error is not None:
+            entry["reason"] = f"{type(error).__name__}: {error}"[:5000]
+        if self._events is not None:
+            self._events.close()
+        try:
+            self._outbox.post(entry)
+        except OSError as failure:  # a full disk: the run ends all the same
+            _log.warning("%s: cannot be written (%s)", self.folder, failure)
+            self._end_directly(status, entry.get("reason", ""))
+        if self._outbox.close():
+            if self.workspace is None:
+                shutil.rmtree(self._base, ignore_errors=True)
+            return
+        reason = first_line(self._outbox.last_error or Exception("no answer"))[:200]
+        _log.warning(
+            "the MLflow store has not taken all of run %s, which ended as %s (%s). Nothing is lost: it is kept in %s. "
+            "When the store is back, send it with: pillsnap tracking sync --workspace %s",
+            self.run_id, status, reason, self._outbox.folder, self._base,
+        )  # fmt: skip
+
+    def _end_directly(self, status: str, reason: str) -> None:
+        try:
+            client = MlflowClient(tracking_uri())
+            client.set_tag(self.run_id, "ended_because", reason)
+            client.set_terminated(self.run_id, status)
+        except Exception as error:
+            _log.warning("the MLflow run %s could not be ended as %s (%s)", self.run_id, status, first_line(error))
+
+    def go_on(self) -> None:
+        """The run had ended or was killed, and goes on."""
+        self._outbox.post({"kind": "status", "status": "RUNNING"})
 
 
 @contextmanager
 def tracked_run(
-    name: str, *, experiment: str = "", parent: TrackedRun | None = None, run_id: str = ""
+    name: str,
+    *,
+    experiment: str = "",
+    parent: TrackedRun | None = None,
+    workspace: Path | None = None,
+    resume: str = "",
 ) -> Iterator[TrackedRun]:
     """Open a run, or attach to the one that ``mlflow run`` has opened for this process.
 
     Args:
         name: shown in the UI.
         experiment: used where ``mlflow run`` has not chosen one.
-        parent: makes a nested run, in the experiment of its parent.
-        run_id: a run of the store that goes on, instead of a new one. The one of ``mlflow run`` then points at it.
+        parent: makes a nested run, in the experiment and the workspace of its parent.
+        workspace: ``runs/RUN_ID`` in it keeps the run's outbox and TensorBoard's event files. Without one (and
+            without a parent's) the outbox is a temporary folder, and TensorBoard gets nothing.
+        resume: a run to go on with, by its id. The one that ``mlflow run`` has opened then points at it.
 
     Raises:
-        StoreError: the store cannot be reached.
+        StoreError: the store cannot be reached, or has no run ``resume``, or another process is at work on it.
     """
     client = connect()
-    attached = None if parent is not None else os.environ.pop(RUN_OF_MLFLOW, None)
-    replaced = attached if run_id and attached != run_id else None
+    attached = "" if parent is not None else os.environ.pop(RUN_OF_MLFLOW, "")
+    replaced = attached if resume and attached != resume else ""
     with store_errors():
-        if run_id:
-            run = open_again(client, run_id)
-            if replaced is not None:
+        if resume:
+            run = open_again(client, resume)
+            if replaced:
                 point_from(client, replaced, run)
-        elif attached is not None:
+        elif attached:
             run = client.get_run(attached)
             client.update_run(attached, name=name)
         else:
             experiment_id = parent.experiment_id if parent else ensure_experiment(client, experiment)
             tags = {"mlflow.parentRunId": parent.run_id} if parent else {}
             run = client.create_run(experiment_id, run_name=name, tags=tags)
-    tracked = TrackedRun(client, run.info.run_id, run.info.experiment_id, goes_on=bool(run_id))
+    if workspace is None and parent is not None:
+        workspace = parent.workspace
+    tracked = TrackedRun(run.info.run_id, run.info.experiment_id, workspace, run.info.start_time)
     try:
         # inside the try: a Ctrl-C from here on must not leave the run as RUNNING
-        if not run_id:
+        if resume:
+            tracked.go_on()
+        else:
             version = CodeVersion.current()
             tracked.set_tags({"git_commit": version.commit, "git_dirty": str(version.dirty).lower()})
         yield tracked
     except BaseException as error:
-        _end(tracked, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", error, replaced)
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        tracked.end(status, error)
+        _end_replaced(client, replaced, status)
         raise
-    _end(tracked, "FINISHED", None, replaced)
+    tracked.end("FINISHED")
+    _end_replaced(client, replaced, "FINISHED")
 
 
-def _end(tracked: TrackedRun, status: str, error: BaseException | None, replaced: str | None) -> None:
-    tracked.flush()
-    try:
-        if error is not None:
-            reason = f"{type(error).__name__}: {error}"[:5000]
-            tracked._client.set_tag(tracked.run_id, ENDED_BECAUSE, reason)
-        tracked._client.set_terminated(tracked.run_id, status)
-        if replaced is not None:
-            tracked._client.set_terminated(replaced, status)
-    except MlflowException as failure:
-        _log.warning("the MLflow run %s could not be ended as %s (%s)", tracked.run_id, status, first_line(failure))
+def _end_replaced(client: MlflowClient, run_id: str, status: str) -> None:
+    """End the run of ``mlflow run`` in whose place another one went on."""
+    if run_id:
+        try:
+            client.set_terminated(run_id, status)
+        except Exception as error:  # the clients of stores raise many kinds
+            _log.warning("the MLflow run %s could not be ended as %s (%s)", run_id, status, first_line(error))
 
 
 def _text(value: Any) -> str:

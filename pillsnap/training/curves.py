@@ -15,13 +15,23 @@ def draw_learning_curves(history: list[dict[str, float]], path: Path) -> None:
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels = (
-        ("Loss", "", {"train_loss": "training (mixed, smoothed)", "val_loss": "validation"}, 1.0),
+        (
+            "Loss",
+            "",
+            {
+                "train_loss": "training (mixed, smoothed)",
+                "val_loss": "validation",
+                "val_plain_loss": "validation, without EMA",
+            },
+            1.0,
+        ),
         (
             "Validation accuracy",
             "%",
             {
                 "val_top5": "top-5",
                 "val_top1": "top-1",
+                "val_plain_top1": "top-1, without EMA",
                 "val_real_top1": "top-1, real photos",
                 "val_studio_top1": "top-1, studio",
             },

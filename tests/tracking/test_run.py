@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import shutil
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from mlflow.entities import Run
@@ -15,8 +21,11 @@ from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import StoreError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
+from pillsnap.tracking import run as run_module
+from pillsnap.tracking.journal import Journal
 from pillsnap.tracking.run import find_artifact, tracked_run
-from pillsnap.tracking.source import CodeVersion
+from pillsnap.tracking.source import CodeVersion, uncommitted_diff
+from pillsnap.tracking.sync import sync_run
 
 
 def only_run(store: MlflowClient, experiment: str = "exp") -> Run:
@@ -119,6 +128,29 @@ def test_the_code_version_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert str(CodeVersion("abc", True)) == "abc (with uncommitted changes)"
 
 
+def test_uncommitted_changes_of_tracked_files_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e", *arguments], check=True)
+
+    monkeypatch.setattr("pillsnap.tracking.source.PROJECT_ROOT", tmp_path)
+    assert uncommitted_diff() == "", "no git"
+    git("init", "-q")
+    (tmp_path / "code.py").write_text("a = 1\n")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    assert uncommitted_diff() == ""
+    (tmp_path / ".env").write_text("TOKEN=secret")
+    (tmp_path / "code.py").write_text("a = 2\n")
+    diff = uncommitted_diff()
+    assert "-a = 1\n+a = 2\n" in diff
+    assert "secret" not in diff, "a file that git does not know"
+    subprocess.run(["git", "-C", str(tmp_path), "apply", "-R"], input=diff.encode(), check=True)
+    assert (tmp_path / "code.py").read_text() == "a = 1\n", "what was logged is a patch that fits"
+    monkeypatch.setattr("pillsnap.tracking.source._MAX_DIFF", 10)
+    (tmp_path / "code.py").write_text("a = 3\n")
+    assert uncommitted_diff().startswith("diff --git\n[cut here: ")
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -173,25 +205,105 @@ def test_metrics_survive_a_store_that_fails_for_a_while(
     with caplog.at_level(logging.WARNING), tracked_run("r", experiment="exp") as tracked:
         monkeypatch.setattr(MlflowClient, "log_batch", fails_once)
         tracked.log_metrics({"loss": 3.0}, 1)
-        tracked.flush()
+        assert not tracked.flush()
         assert store.get_run(tracked.run_id).data.metrics == {}
         tracked.log_metrics({"loss": 2.0}, 2)
-    assert "the server is restarting); 1 are kept" in caplog.text
+    assert "(the server is restarting); the work goes on" in caplog.text
     assert [m.value for m in store.get_metric_history(tracked.run_id, "loss")] == [3.0, 2.0]
     assert only_run(store).info.status == "FINISHED"
 
 
 def test_a_store_that_is_gone_at_the_end_does_not_hide_the_result(
-    store: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: MlflowClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def gone(*_: object, **__: object) -> None:
-        raise MlflowException("connection refused")
-
-    with caplog.at_level(logging.WARNING), tracked_run("r", experiment="exp") as tracked:
+    with (
+        caplog.at_level(logging.WARNING),
+        ExitStack() as outage,
+        tracked_run("r", experiment="exp", workspace=tmp_path / "w") as tracked,
+    ):
         tracked.log_metrics({"loss": 1.0}, 1)
-        monkeypatch.setattr(MlflowClient, "log_batch", gone)
-        monkeypatch.setattr(MlflowClient, "set_terminated", gone)
-    assert f"the MLflow run {tracked.run_id} could not be ended as FINISHED (connection refused)" in caplog.text
+        for method in ("log_batch", "set_terminated"):
+            gone = mock.patch.object(MlflowClient, method, side_effect=MlflowException("connection refused"))
+            outage.enter_context(gone)
+    assert f"not taken all of run {tracked.run_id}, which ended as FINISHED (connection refused)" in caplog.text
+    assert f"pillsnap tracking sync --workspace {tmp_path / 'w'}" in caplog.text
+    assert store.get_run(tracked.run_id).info.status == "RUNNING"
+
+
+def test_without_a_workspace_the_outbox_lasts_as_long_as_something_waits(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracked_run("r", experiment="exp") as tracked:
+        assert (tracked.folder / "outbox").is_dir()
+    assert not tracked.folder.exists()
+    with ExitStack() as outage, tracked_run("r", experiment="exp") as kept:
+        outage.enter_context(mock.patch.object(MlflowClient, "log_batch", side_effect=MlflowException("gone")))
+    assert sync_run(kept.folder.parents[1], kept.run_id).waiting == 0
+    shutil.rmtree(kept.folder.parents[1])
+
+
+def test_a_full_disk_ends_the_run_all_the_same(
+    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (  # noqa: PT012
+        pytest.raises(OSError, match="No space left"),
+        tracked_run("r", experiment="exp", workspace=tmp_path) as tracked,
+    ):
+        monkeypatch.setattr(Journal, "add", full)
+        tracked.log_metrics({"loss": 1.0}, 1)
+    run = only_run(store)
+    assert (run.info.status, run.data.tags["ended_because"]) == (
+        "FAILED",
+        "OSError: [Errno 28] No space left on device",
+    )
+
+
+def test_a_run_that_was_killed_goes_on_and_tells_nothing_twice(store: MlflowClient, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), tracked_run("r", experiment="exp", workspace=tmp_path) as first:  # noqa: PT012
+        for step in (1, 2, 3):
+            first.log_metrics({"step_loss": 1 / step, "images_per_s": 10 * step}, step)
+        raise KeyboardInterrupt
+    with tracked_run("ignored", workspace=tmp_path, resume=first.run_id) as again:
+        again.flush()
+        assert store.get_run(first.run_id).info.status == "RUNNING"
+        for step in (2, 3, 4):  # the last checkpoint is that of step 1
+            again.log_metrics({"step_loss": 1 / step, "images_per_s": 7 * step}, step)
+    run = only_run(store)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "r")
+    assert "ended_because" not in run.data.tags
+    for key, values in (("step_loss", [1, 1 / 2, 1 / 3, 1 / 4]), ("images_per_s", [10, 20, 30, 28])):
+        assert [(m.step, m.value) for m in store.get_metric_history(first.run_id, key)] == list(enumerate(values, 1))
+
+
+def test_one_process_works_on_a_run(store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "_WAIT_FOR_OUTBOX_S", 0.0)
+    run_id = store.create_run(store.create_experiment("exp")).info.run_id
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "runs" / run_id / "outbox")], stdout=-1)
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(StoreError, match="another process"), tracked_run("r", workspace=tmp_path, resume=run_id):
+            pass
+        synced = sync_run(tmp_path, run_id)
+        assert (synced.sent, "another process is at work" in synced.problem) == (0, True)
+    finally:
+        holder.kill()
+        holder.communicate()
+    with tracked_run("r", workspace=tmp_path, resume=run_id):
+        pass  # a killed process holds nothing
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pillsnap.tracking.journal import Journal
+journal = Journal(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
 def test_artifacts(store: MlflowClient, tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
 NUMBERS = sorted(
     key
     for key, value in DEFAULT.flat().items()
-    if isinstance(value, float) and not key.startswith(("tuning.", "preprocessing.")) and key != "training.min_lr"
+    if isinstance(value, float)
+    and not key.startswith(("tuning.", "preprocessing."))
+    and key not in ("training.min_lr", "augmentation.cutmix_alpha")
 )
 
 
@@ -185,6 +187,7 @@ def test_the_experiments_load_and_could_be_tuned(path):
         ("training: {layer_decay: 0}", r"training\.layer_decay"),
         ("training: {layer_decay: 1.1}", r"training\.layer_decay"),
         ("training: {mixed_precision: maybe}", r"training\.mixed_precision"),
+        ("augmentation: {cutmix_alpha: 0.5}", r"cutmix_alpha \(0\.5\) would do nothing while cutmix_minmax"),
         ("training: {freeze_epochs: 50}", r"freeze_epochs \(50\) must be fewer than epochs \(50\)"),
         ("augmentation: {mix_off_epochs: 50}", r"mix_off_epochs \(50\) must be fewer than training\.epochs \(50\)"),
     ],

@@ -175,6 +175,7 @@ class AugmentationConfig(Section):
     random_erasing: Probability = 0.2
     mixup_alpha: float = Field(default=0.2, ge=0)
     cutmix_alpha: float = Field(default=1.0, ge=0)
+    """Of the pasted box's area (Beta distribution); 0: no cutmix. With cutmix_minmax it is 0 or 1, off or on."""
     cutmix_minmax: Range | None = (0.1, 1.0)
     """Smallest and largest side of the pasted box, as a share of the image; used when cutmix_alpha > 0."""
     mix_probability: Probability = 0.5
@@ -191,6 +192,11 @@ class AugmentationConfig(Section):
         for key, pair in ranges.items():
             if pair is not None and not 0 < pair[0] <= pair[1]:
                 raise ValueError(f"{key} must be two positive numbers, the smaller one first, not {list(pair)}")
+        if self.cutmix_minmax is not None and self.cutmix_alpha not in (0, 1):
+            raise ValueError(
+                f"cutmix_alpha ({self.cutmix_alpha}) would do nothing while cutmix_minmax says how large the box is; "
+                "set cutmix_minmax to null, or cutmix_alpha to 0 or 1"
+            )
         return self
 
 

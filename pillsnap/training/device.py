@@ -18,7 +18,12 @@ from torch import Tensor, nn
 from pillsnap.core.experiment import ExperimentConfig, ModelConfig
 
 BF16_GAINS_FROM = 200.0
-"""Multiply-accumulates per value that a layer writes, from which bf16 pays on a CPU."""
+"""Multiply-accumulates per value that a layer writes, from which bf16 pays on a CPU.
+
+Time of a step in float32 ÷ in bf16, at 64 to 224 px on an AVX-512 CPU with BF16: ResNet-18 and -50 (331 to 730) 1.4 to
+2.8, ViT-Ti (261) 1.0 to 1.3, tf_efficientnetv2_s (234) 0.9 to 1.6, HGNetV2-B0 (151) 0.8 to 1.0, ConvNeXt-A (144) 0.5 to
+1.0, MobileNetV4 and V3, EfficientNet-B0 (143 to 49) 0.5 to 1.1. Grouped convolutions gain more than is counted here:
+RegNetY-400MF (103) 1.3."""
 
 
 @dataclass(frozen=True)

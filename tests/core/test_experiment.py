@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,10 +10,13 @@ from pillsnap.core.errors import ConfigError
 from pillsnap.core.experiment import ExperimentConfig, flatten, parse_override
 
 DEFAULT = ExperimentConfig()
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
 NUMBERS = sorted(
     key
     for key, value in DEFAULT.flat().items()
-    if isinstance(value, float) and not key.startswith(("tuning.", "preprocessing.")) and key != "training.min_lr"
+    if isinstance(value, float)
+    and not key.startswith(("tuning.", "preprocessing."))
+    and key not in ("training.min_lr", "augmentation.cutmix_alpha")
 )
 
 
@@ -165,3 +169,29 @@ def test_the_ends_of_a_search_range_must_be_allowed():
     config = ExperimentConfig.build({"tuning": {"space": space}}, None, "x.yaml")
     with pytest.raises(ConfigError, match=r"tuning\.space: training\.base_lr=1e-09: .*min_lr"):
         config.check_search_ends("x.yaml")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_experiments_load_and_could_be_tuned(path):
+    config = ExperimentConfig.load(path)
+    assert config.name == path.stem
+    config.check_search_ends(str(path))
+    header = path.read_text(encoding="utf-8").splitlines()[:3]
+    assert [line.split(":")[0] for line in header] == ["# Question", "# Command", "# Expected"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: {accumulate: 0}", r"training\.accumulate"),
+        ("training: {layer_decay: 0}", r"training\.layer_decay"),
+        ("training: {layer_decay: 1.1}", r"training\.layer_decay"),
+        ("training: {mixed_precision: maybe}", r"training\.mixed_precision"),
+        ("augmentation: {cutmix_alpha: 0.5}", r"cutmix_alpha \(0\.5\) would do nothing while cutmix_minmax"),
+        ("training: {freeze_epochs: 50}", r"freeze_epochs \(50\) must be fewer than epochs \(50\)"),
+        ("augmentation: {mix_off_epochs: 50}", r"mix_off_epochs \(50\) must be fewer than training\.epochs \(50\)"),
+    ],
+)
+def test_mistakes_of_the_recipe_are_named(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, text)

@@ -61,3 +61,20 @@ def test_mixing_cannot_be_configured_and_always_off(tiny_config: Callable[..., E
 
 def test_erasing_is_off_at_probability_0(tiny_config: Callable[..., ExperimentConfig]) -> None:
     assert create_erasing(tiny_config({"augmentation.random_erasing": 0}), torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(("alpha", "middle"), [(0.1, (0.0, 0.4)), (1, (0.35, 0.65)), (20, (0.95, 1.0))])
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_alpha_is_how_evenly_two_images_are_mixed(
+    tiny_config: Callable[..., ExperimentConfig], kind: str, alpha: float, middle: tuple[float, float]
+) -> None:
+    """The share of batches that are mixed about half and half: few at a small alpha, nearly all at a large one."""
+    other = {"mixup": "cutmix", "cutmix": "mixup"}[kind]
+    values = {f"augmentation.{kind}_alpha": alpha, f"augmentation.{other}_alpha": 0, "augmentation.cutmix_minmax": None}
+    mixup = create_mixup(tiny_config({"augmentation.mix_probability": 1, **values}), 6)
+    assert mixup is not None
+    np.random.seed(0)  # noqa: NPY002
+    drawn = np.array([mixup._params_per_batch() for _ in range(300)])
+    assert (drawn[:, 1] == (kind == "cutmix")).all()
+    low, high = middle
+    assert low <= np.mean(np.abs(drawn[:, 0] - 0.5) < 0.25) <= high

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -61,6 +63,18 @@ def iter_rows(trainer: _Trainer) -> Any:
     data = trainer._data
     rows = data.train_indices.reshape(6, -1).T.flatten()
     yield torch.from_numpy(data.cache.images_NHWC_u8[rows]), torch.from_numpy(data.labels_N[rows])
+
+
+def test_the_seed_decides_the_first_weights_and_all_that_is_drawn(trainer: Build) -> None:
+    def drawn(seed: int) -> tuple[torch.Tensor, float, float, float]:
+        built = trainer({"seed": seed})
+        return weights(built).clone(), float(torch.rand(1)), float(np.random.rand()), random.random()  # noqa: NPY002
+
+    first, again, other = drawn(1), drawn(1), drawn(2)
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], other[0])
+    assert first[1:] == again[1:]
+    assert all(ours != theirs for ours, theirs in zip(first[1:], other[1:], strict=True))
 
 
 def test_batches_that_fill_no_update_are_left_out(trainer: Build) -> None:

@@ -66,8 +66,9 @@ def _let_the_next_be_newest(folder: Path) -> None:
     """TensorBoard reads files in the order of the seconds in their names: no two may share one."""
     former = list(folder.glob("events.out.tfevents.*"))
     newest = max((int(path.name.split(".")[3]) for path in former), default=0)
-    if newest > time.time() + 1:  # the clock was set back
+    if newest > time.time() + 2:  # the clock was set back
         for path in former:
             path.unlink(missing_ok=True)
-    while newest == int(time.time()):
+        return
+    while newest >= int(time.time()):
         time.sleep(0.05)

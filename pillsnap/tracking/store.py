@@ -122,6 +122,9 @@ def _settle_mlflow() -> None:
     """MLflow retries for minutes by default, a person at a prompt wants to know within seconds; and no bars."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    # MLflow takes the jitter of its retries from the global generator, which random erasing draws from too: with it an
+    # outage would change what a training learns
+    os.environ["MLFLOW_HTTP_REQUEST_BACKOFF_JITTER"] = "0"
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)

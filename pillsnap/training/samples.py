@@ -28,17 +28,12 @@ from pillsnap.training.batches import AugmentedImages, TrainingData
 from pillsnap.training.mixing import create_erasing, create_mixup
 
 _BATCHES = 4
-"""timm mixes all images of a batch in one way: several show several."""
+_LOOKED_AT = 24
+"""timm mixes all images of a batch in one way: some of the batches that are shown are mixed ones, if any of these is."""
 _IMAGES = 8
 """Of each batch; even, as mixing takes pairs."""
-_HANGUL_FONTS = (
-    "NanumGothic",
-    "NanumBarunGothic",
-    "Noto Sans CJK KR",
-    "Noto Sans KR",
-    "Malgun Gothic",
-    "Apple SD Gothic Neo",
-)
+_HANGUL_FONTS = ("NanumGothic", "NanumBarunGothic", "NotoSansCJK-Regular", "NotoSansKR-Regular", "malgun")
+"""File names, in the order of liking."""
 _SHOWN_SHARE = 0.005
 
 
@@ -48,8 +43,10 @@ def draw_samples(config: ExperimentConfig, data: TrainingData, path: Path) -> No
     Raises:
         ConfigError: cutmix_minmax leaves no box at this size.
     """
-    batches = list(sample_batches(config, data))
-    names = _names(data.manifest.catalog, _hangul_font())
+    batches = _choose(list(sample_batches(config, data)))
+    hangul = _hangul_font()
+    names = _names(data.manifest.catalog, hangul is not None)
+    font = font_manager.FontProperties(fname=hangul, size=7.5)
     columns = len(batches[0][0])
     figure = Figure(figsize=(2.1 * columns, 2.75 * len(batches)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -58,7 +55,7 @@ def draw_samples(config: ExperimentConfig, data: TrainingData, path: Path) -> No
         for axes, image_HWC_u8, share_K in zip(row, image_NHWC_u8, share_NK, strict=True):
             axes.imshow(image_HWC_u8)
             axes.set_axis_off()
-            axes.set_title(label_text(share_K, names), fontsize=7.5, family=_families(), loc="left")
+            axes.set_title(label_text(share_K, names), fontproperties=font, loc="left")
     with writing_beside(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 
@@ -75,7 +72,7 @@ def sample_batches(
         mixup = create_mixup(config, classes)
         erasing = create_erasing(config, torch.device("cpu"))
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (config.preprocessing.mean, config.preprocessing.std))
-        for start in range(0, min(_BATCHES * images, len(rows) // images * images), images):
+        for start in range(0, min(_LOOKED_AT * images, len(rows) // images * images), images):
             items = [dataset[(1, int(row))] for row in rows[start : start + images]]
             label_N = torch.tensor([label for _, label in items])
             image = torch.stack([image for image, _ in items]).permute(0, 3, 1, 2).float() / 255
@@ -98,14 +95,24 @@ def label_text(share_K: NDArray[np.float32], names: list[str]) -> str:
     return "\n".join(f"{share_K[k]:.0%} {names[k]}" for k in order)
 
 
+def _choose(
+    batches: list[tuple[NDArray[np.uint8], NDArray[np.float32]]],
+) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    """The first batches, half of them mixed where there are so many."""
+    mixed = [batch for batch in batches if batch[1].max(axis=1).min() < 1 - _SHOWN_SHARE]
+    plain = [batch for batch in batches if batch[1].max(axis=1).min() >= 1 - _SHOWN_SHARE]
+    shown_mixed = max(min(len(mixed), _BATCHES // 2), min(len(mixed), _BATCHES - len(plain)))
+    return plain[: _BATCHES - shown_mixed] + mixed[:shown_mixed]
+
+
 def _without_smoothing(share_NK: Tensor, smoothing: float) -> Tensor:
     return (share_NK - smoothing / share_NK.shape[1]) / (1 - smoothing)
 
 
-def _names(catalog: Catalog, font: str | None) -> list[str]:
+def _names(catalog: Catalog, with_hangul: bool) -> list[str]:
     """K-CODE and name of each class; a name that no font here can draw is left out."""
     return [
-        f"{drug.kcode} {_short(drug.drug_name)}" if font or drug.drug_name.isascii() else drug.kcode
+        f"{drug.kcode} {_short(drug.drug_name)}" if with_hangul or drug.drug_name.isascii() else drug.kcode
         for drug in catalog.drugs
     ]
 
@@ -114,14 +121,9 @@ def _short(name: str) -> str:
     return name if len(name) <= 11 else name[:10] + "…"
 
 
-def _hangul_font() -> str | None:
-    here = {font.name for font in font_manager.fontManager.ttflist}
-    return next((name for name in _HANGUL_FONTS if name in here), None)
-
-
-def _families() -> list[str]:
-    font = _hangul_font()
-    return [font, "DejaVu Sans"] if font else ["DejaVu Sans"]
+def _hangul_font() -> Path | None:
+    here = {Path(path).stem: Path(path) for path in font_manager.findSystemFonts()}
+    return next((here[name] for name in _HANGUL_FONTS if name in here), None)
 
 
 @contextmanager

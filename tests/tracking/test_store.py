@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from pathlib import Path
 
@@ -83,3 +84,15 @@ def test_an_experiment_that_another_process_makes_at_the_same_time(
     answers = iter([None, store.get_experiment_by_name("raced")])
     monkeypatch.setattr(store, "get_experiment_by_name", lambda name: next(answers))
     assert ensure_experiment(store, "raced") == made
+
+
+def test_retries_draw_nothing_from_the_generator_that_the_training_uses(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "1.0")  # MLflow's default
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    connect()
+    before = random.getstate()
+    with pytest.raises(MlflowException, match="retries"):
+        MlflowClient("http://127.0.0.1:9").set_tag("a" * 32, "key", "value")
+    assert random.getstate() == before

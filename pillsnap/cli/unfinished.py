@@ -10,7 +10,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,23 +82,26 @@ def resumable_run(
         StoreError: the tracking store cannot be reached.
         DataError: the workspace cannot be written.
     """
-    from pillsnap.tracking.resuming import store_knows
+    from pillsnap.tracking.resuming import find_run, pointing_at, warn_of_other_code
     from pillsnap.tracking.run import tracked_run
     from pillsnap.training.state import material_config
 
     what = {"command": command, "name": config.name, "config": material_config(config), "manifest_hash": manifest.hash}
     identity = sha256_json(what)
     runs = workspace / "runs"
-    with _Lock() as lock:
+    with _Lock() as lock, ExitStack() as stack:
         former = None if fresh else _claim(runs, identity, lock)
-        known = former is not None and store_knows(former.name)
-        run_id = former.name if former is not None and known else ""
-        with tracked_run(f"{command} {config.name}", experiment=experiment, run_id=run_id) as tracked:
+        known = find_run(former.name) if former is not None else None
+        if known is not None:
+            warn_of_other_code(known)
+            stack.enter_context(pointing_at(known))
+        resume = known.info.run_id if known is not None else ""
+        with tracked_run(f"{command} {config.name}", experiment=experiment, resume=resume) as tracked:
             folder = runs / tracked.run_id
             if former is None:
                 folder.mkdir(parents=True, exist_ok=True)
                 lock.take(folder)
-            elif not known:
+            elif known is None:
                 _log.warning(
                     "the tracking store no longer knows the run %s: its weights go on in a new run, %s",
                     former.name, tracked.run_id,

@@ -22,7 +22,7 @@ from mlflow.tracking import MlflowClient
 from pillsnap.core.experiment import flatten
 from pillsnap.core.files import canonical_json
 from pillsnap.core.manifest import Manifest
-from pillsnap.tracking.resuming import ENDED_BECAUSE, RUN_OF_MLFLOW, LoggedPoints, open_again, point_from
+from pillsnap.tracking.resuming import ENDED_BECAUSE, RUN_OF_MLFLOW, LoggedPoints, open_again
 from pillsnap.tracking.source import CodeVersion
 from pillsnap.tracking.store import connect, ensure_experiment, first_line, store_errors
 
@@ -125,7 +125,7 @@ class TrackedRun:
 
 @contextmanager
 def tracked_run(
-    name: str, *, experiment: str = "", parent: TrackedRun | None = None, run_id: str = ""
+    name: str, *, experiment: str = "", parent: TrackedRun | None = None, resume: str = ""
 ) -> Iterator[TrackedRun]:
     """Open a run, or attach to the one that ``mlflow run`` has opened for this process.
 
@@ -133,19 +133,16 @@ def tracked_run(
         name: shown in the UI.
         experiment: used where ``mlflow run`` has not chosen one.
         parent: makes a nested run, in the experiment of its parent.
-        run_id: a run of the store that goes on, instead of a new one. The one of ``mlflow run`` then points at it.
+        resume: a run to go on with, by its id.
 
     Raises:
         StoreError: the store cannot be reached.
     """
     client = connect()
-    attached = None if parent is not None else os.environ.pop(RUN_OF_MLFLOW, None)
-    replaced = attached if run_id and attached != run_id else None
+    attached = None if parent is not None or resume else os.environ.pop(RUN_OF_MLFLOW, None)
     with store_errors():
-        if run_id:
-            run = open_again(client, run_id)
-            if replaced is not None:
-                point_from(client, replaced, run)
+        if resume:
+            run = open_again(client, resume)
         elif attached is not None:
             run = client.get_run(attached)
             client.update_run(attached, name=name)
@@ -153,28 +150,25 @@ def tracked_run(
             experiment_id = parent.experiment_id if parent else ensure_experiment(client, experiment)
             tags = {"mlflow.parentRunId": parent.run_id} if parent else {}
             run = client.create_run(experiment_id, run_name=name, tags=tags)
-    tracked = TrackedRun(client, run.info.run_id, run.info.experiment_id, goes_on=bool(run_id))
+    tracked = TrackedRun(client, run.info.run_id, run.info.experiment_id, goes_on=bool(resume))
     try:
         # inside the try: a Ctrl-C from here on must not leave the run as RUNNING
-        if not run_id:
-            version = CodeVersion.current()
-            tracked.set_tags({"git_commit": version.commit, "git_dirty": str(version.dirty).lower()})
+        version = CodeVersion.current()
+        tracked.set_tags({"git_commit": version.commit, "git_dirty": str(version.dirty).lower()})
         yield tracked
     except BaseException as error:
-        _end(tracked, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", error, replaced)
+        _end(tracked, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", error)
         raise
-    _end(tracked, "FINISHED", None, replaced)
+    _end(tracked, "FINISHED", None)
 
 
-def _end(tracked: TrackedRun, status: str, error: BaseException | None, replaced: str | None) -> None:
+def _end(tracked: TrackedRun, status: str, error: BaseException | None) -> None:
     tracked.flush()
     try:
         if error is not None:
             reason = f"{type(error).__name__}: {error}"[:5000]
             tracked._client.set_tag(tracked.run_id, ENDED_BECAUSE, reason)
         tracked._client.set_terminated(tracked.run_id, status)
-        if replaced is not None:
-            tracked._client.set_terminated(replaced, status)
     except MlflowException as failure:
         _log.warning("the MLflow run %s could not be ended as %s (%s)", tracked.run_id, status, first_line(failure))
 

@@ -226,6 +226,15 @@ def test_under_mlflow_run_the_new_run_points_at_the_one_that_goes_on(
     assert pointer.data.params == {}
 
 
+def test_another_commit_is_said(open_run: Open, store: MlflowClient, caplog: pytest.LogCaptureFixture) -> None:
+    first = open_run(RuntimeError()).tracked.run_id
+    open_run(RuntimeError())
+    assert "the code was commit" not in caplog.text
+    store.set_tag(first, "git_commit", "c" * 40)
+    open_run(None)
+    assert "the code was commit cccccccccccc when the run began" in caplog.text
+
+
 def test_the_pointer_ends_as_the_run_does(open_run: Open, store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     open_run(RuntimeError())
     opened = store.create_run(store.create_experiment("elsewhere")).info.run_id

@@ -181,9 +181,8 @@ def of_command(root: Path, points: int, rng: random.Random) -> int:
     started, environment = command("command")
     subprocess.run(started, cwd=PROJECT, env=environment, check=True, capture_output=True)
     expected, failed = end_of("command"), 0
-    print(
-        "\n| point | how | epochs kept | same run, FINISHED | curves whole | ends bit-equal |\n|---|---|---|---|---|---|"
-    )
+    print("\n| point | how | epochs kept | same run, FINISHED | curves whole | ends bit-equal |")
+    print("|---|---|---|---|---|---|")
     for number in range(points):
         started, environment = command(f"command-{number}")
         kind, epoch = ("kill -9", "SIGTERM")[number % 2], rng.randrange(1, EPOCHS)

@@ -104,7 +104,8 @@ class RunLogger:
         self._run = run
         self._epochs = epochs
         self._started = time.monotonic()
-        self._done_before = 0
+        self.done_before = 0
+        """Epochs of a former process."""
 
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
         """Figures of the last updates."""
@@ -112,7 +113,7 @@ class RunLogger:
 
     def on_resume(self, epoch: int, step: int) -> None:
         """The training goes on: epochs of another process say nothing of the time that is left."""
-        self._done_before = epoch
+        self.done_before = epoch
         self._run.set_tags({"pillsnap.resumed_after": f"epoch {epoch}, update {step}"})
         _log.info("the training goes on after epoch %d of %d (%d updates)", epoch, self._epochs, step)
 
@@ -120,7 +121,7 @@ class RunLogger:
         """Figures of an epoch, and how long it will still take."""
         self._run.log_metrics(metrics, epoch)
         self._run.flush()  # before the epoch's checkpoint: a process that is killed after it would not tell it again
-        left_s = (time.monotonic() - self._started) / (epoch - self._done_before) * (self._epochs - epoch)
+        left_s = (time.monotonic() - self._started) / (epoch - self.done_before) * (self._epochs - epoch)
         real = f", real {metrics['val_real_top1']:.1%}" if "val_real_top1" in metrics else ""
         _log.info(
             "epoch %d of %d: loss %.3f, validation top-1 %.1f %%, top-5 %.1f %%%s, %.0f images/s, %.0f s to go",
@@ -156,7 +157,10 @@ def train_step(
         "training %s on %d images, validating on %d (%s)",
         config.model.backbone, len(data.train_indices), len(data.val_indices), device,
     )  # fmt: skip
-    result = fit(config, data, folder / "checkpoints", RunLogger(run, config.training.epochs), deadline=deadline)
+    logger = RunLogger(run, config.training.epochs)
+    result = fit(config, data, folder / "checkpoints", logger, deadline=deadline)
+    for entry in result.history[: logger.done_before]:  # of a run that is new; one that goes on has them
+        run.log_metrics({key: value for key, value in entry.items() if key != "epoch"}, int(entry["epoch"]))
     run.set_tags({"pillsnap.stopped": result.stopped})
     draw_learning_curves(result.history, folder / "learning_curves.png")
     run.log_file(folder / "learning_curves.png")

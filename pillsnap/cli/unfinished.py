@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 RECORD_FILE = "run.json"
+CHECKPOINTS = "checkpoints"
 _LOCK_FILE = ".lock"
 _FORMAT = 1
 RESUMABLE_TAG = "pillsnap.resumable"
@@ -98,17 +99,17 @@ def resumable_run(
         resume = known.info.run_id if known is not None else ""
         with tracked_run(f"{command} {config.name}", experiment=experiment, resume=resume) as tracked:
             folder = runs / tracked.run_id
-            if former is None:
-                folder.mkdir(parents=True, exist_ok=True)
-                lock.take(folder)
-            elif known is None:
-                _log.warning(
-                    "the tracking store no longer knows the run %s: its weights go on in a new run, %s",
-                    former.name, tracked.run_id,
-                )  # fmt: skip
-                os.rename(former, folder)
-            else:
+            folder.mkdir(parents=True, exist_ok=True)
+            if known is not None:
                 _log.info("goes on with the unfinished run %s (--fresh starts anew)", tracked.run_id)
+            else:
+                if former is not None:
+                    _log.warning(
+                        "the tracking store no longer knows the run %s: its weights go on in a new run, %s",
+                        former.name, tracked.run_id,
+                    )  # fmt: skip
+                    _hand_over(former, folder)
+                lock.take(folder)
             run = ResumableRun(tracked, folder, _read_record(folder) or {})
             run.note(format=_FORMAT, identity=identity, run_id=tracked.run_id, finished=False, **what)
             tracked.set_tags({RESUMABLE_TAG: "true"})
@@ -122,6 +123,13 @@ def resumable_run(
             tracked.set_tags({RESUMABLE_TAG: str(bool(run.unfinished)).lower()})
         # after the end of the MLflow run: one that is killed in between is opened again, and ended
         run.note(finished=not run.unfinished)
+
+
+def _hand_over(former: Path, folder: Path) -> None:
+    """Give the checkpoints of a run to another one; what is left of the former is not unfinished any more."""
+    if (former / CHECKPOINTS).is_dir():
+        os.rename(former / CHECKPOINTS, folder / CHECKPOINTS)
+    write_json(former / RECORD_FILE, {**(_read_record(former) or {}), "finished": True})
 
 
 class _Lock:
@@ -159,6 +167,7 @@ class _Lock:
         except OSError as error:
             os.close(descriptor)
             raise DataError(f"{folder}: cannot be locked ({error.strerror}); choose another --workspace") from error
+        self.release()
         self._descriptor = descriptor
         return True
 

@@ -202,12 +202,14 @@ def test_weights_go_on_in_a_new_run_where_the_store_has_forgotten_the_old_one(
 ) -> None:
     first = open_run(RuntimeError())
     (first.folder / "checkpoints").mkdir()
+    (first.folder / "checkpoints" / "last.pt").write_text("weights")
     store.delete_run(first.tracked.run_id)
     again = open_run(None)
     assert f"no longer knows the run {first.tracked.run_id}: its weights go on in a new run" in caplog.text
     assert again.tracked.run_id != first.tracked.run_id
-    assert (again.folder / "checkpoints").is_dir()
-    assert not first.folder.exists()
+    assert (again.folder / "checkpoints" / "last.pt").read_text() == "weights"
+    assert not (first.folder / "checkpoints").exists()
+    assert read_json(first.folder / "run.json")["finished"] is True, "it is not asked for again"
     assert read_json(again.folder / "run.json")["run_id"] == again.tracked.run_id
 
 
@@ -305,6 +307,19 @@ def test_an_interrupted_training_goes_on_and_is_whole(
         points = store.get_metric_history(run_id, key)
         assert Counter(point.step for point in points) == Counter(range(1, steps + 1)), key
     assert run.data.metrics["best_epoch"] >= 1
+
+
+def test_a_new_run_gets_the_figures_of_the_epochs_that_the_forgotten_one_had(
+    call: Call, store: MlflowClient, command: tuple[object, ...]
+) -> None:
+    assert call("train", *command, "--time-budget", "0s")[0] == 0
+    [first] = runs(store)
+    store.delete_run(first.info.run_id)
+    assert call("train", *command)[0] == 0
+    [run] = runs(store)
+    assert run.data.tags["pillsnap.resumed_after"] == "epoch 1, update 3"
+    points = Counter(point.step for point in store.get_metric_history(run.info.run_id, "val_top1"))
+    assert points == Counter([1, 2, 3, 4])
 
 
 def test_what_died_after_the_training_is_not_trained_again(

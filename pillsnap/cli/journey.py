@@ -155,7 +155,10 @@ def train_step(
     )  # fmt: skip
     updates = len(data.train_indices) // (config.data.batch_size * config.training.accumulate)
     with machine_load(run), TrainingProgress(config.training.epochs, updates) as progress:
-        result = fit(startable, data, folder / "checkpoints", RunLogger(run, progress), deadline=deadline)
+        logger = RunLogger(run, progress)
+        result = fit(startable, data, folder / "checkpoints", logger, deadline=deadline)
+    for entry in result.history[: logger.done_before]:  # of a run that is new; one that goes on has them
+        run.log_metrics({key: value for key, value in entry.items() if key != "epoch"}, int(entry["epoch"]))
     run.set_tags({"pillsnap.stopped": result.stopped})
     if result.weights is not None:
         run.set_tags({f"weights.{key}": value for key, value in asdict(result.weights).items() if value})

@@ -29,9 +29,12 @@ class RunLogger:
     def __init__(self, run: TrackedRun, progress: TrainingProgress) -> None:
         self._run = run
         self._progress = progress
+        self.done_before = 0
+        """Epochs of a former process."""
 
     def on_resume(self, epoch: int, step: int) -> None:
         """The training goes on. Figures of updates that are walked again stand as the run has them."""
+        self.done_before = epoch
         self._run.set_tags({"pillsnap.resumed_after": f"epoch {epoch}, update {step}"})
         self._progress.goes_on(epoch, step)
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 RECORD_FILE = "run.json"
+CHECKPOINTS = "checkpoints"
 _LOCK_FILE = ".lock"
 _FORMAT = 1
 RESUMABLE_TAG = "pillsnap.resumable"
@@ -83,32 +83,34 @@ def resumable_run(
         StoreError: the tracking store cannot be reached.
         DataError: the workspace cannot be written.
     """
-    from pillsnap.tracking.resuming import store_knows
+    from pillsnap.tracking.resuming import find_run, pointing_at, warn_of_other_code
     from pillsnap.tracking.run import tracked_run
     from pillsnap.training.state import material_config
 
     what = {"command": command, "name": config.name, "config": material_config(config), "manifest_hash": manifest.hash}
     identity = sha256_json(what)
     runs = workspace / "runs"
-    with _Lock() as lock:
+    with _Lock() as lock, ExitStack() as stack:
         former = None if fresh else _claim(runs, identity, lock)
-        known = former is not None and store_knows(former.name)
-        run_id = former.name if former is not None and known else ""
-        with tracked_run(
-            f"{command} {config.name}", experiment=experiment, workspace=workspace, resume=run_id
-        ) as tracked:
+        known = find_run(former.name) if former is not None else None
+        if known is not None:
+            warn_of_other_code(known)
+            stack.enter_context(pointing_at(known))
+        resume = known.info.run_id if known is not None else ""
+        opened = tracked_run(f"{command} {config.name}", experiment=experiment, workspace=workspace, resume=resume)
+        with opened as tracked:
             folder = runs / tracked.run_id
-            if former is None:
-                folder.mkdir(parents=True, exist_ok=True)
-                lock.take(folder)
-            elif not known:
-                _log.warning(
-                    "the tracking store no longer knows the run %s: its weights go on in a new run, %s",
-                    former.name, tracked.run_id,
-                )  # fmt: skip
-                _move_work(former, folder)
-            else:
+            folder.mkdir(parents=True, exist_ok=True)
+            if known is not None:
                 _log.info("goes on with the unfinished run %s (--fresh starts anew)", tracked.run_id)
+            else:
+                if former is not None:
+                    _log.warning(
+                        "the tracking store no longer knows the run %s: its weights go on in a new run, %s",
+                        former.name, tracked.run_id,
+                    )  # fmt: skip
+                    _hand_over(former, folder)
+                lock.take(folder)
             run = ResumableRun(tracked, folder, _read_record(folder) or {})
             run.note(format=_FORMAT, identity=identity, run_id=tracked.run_id, finished=False, **what)
             tracked.set_tags({RESUMABLE_TAG: "true"})
@@ -122,6 +124,13 @@ def resumable_run(
             tracked.set_tags({RESUMABLE_TAG: str(bool(run.unfinished)).lower()})
         # after the end of the MLflow run: one that is killed in between is opened again, and ended
         run.note(finished=not run.unfinished)
+
+
+def _hand_over(former: Path, folder: Path) -> None:
+    """Give the checkpoints of a run to another one; what is left of the former is not unfinished any more."""
+    if (former / CHECKPOINTS).is_dir():
+        os.rename(former / CHECKPOINTS, folder / CHECKPOINTS)
+    write_json(former / RECORD_FILE, {**(_read_record(former) or {}), "finished": True})
 
 
 class _Lock:
@@ -159,6 +168,7 @@ class _Lock:
         except OSError as error:
             os.close(descriptor)
             raise DataError(f"{folder}: cannot be locked ({error.strerror}); choose another --workspace") from error
+        self.release()
         self._descriptor = descriptor
         return True
 
@@ -179,14 +189,6 @@ def _claim(runs: Path, identity: str, lock: _Lock) -> Path | None:
         else:
             lock.release()
     return None
-
-
-def _move_work(former: Path, folder: Path) -> None:
-    """All but what the former run has logged: that is of no use to the new one."""
-    for path in former.iterdir():
-        if not (folder / path.name).exists():
-            os.rename(path, folder / path.name)
-    shutil.rmtree(former)
 
 
 def _is_unfinished(folder: Path, identity: str) -> bool:

@@ -24,42 +24,70 @@ ENDED_BECAUSE = "ended_because"
 CONTINUES_IN = "pillsnap.continues_in"
 
 
-def store_knows(run_id: str) -> bool:
-    """Whether a run is there and not deleted. Raises StoreError: the store cannot be asked."""
+def find_run(run_id: str) -> Run | None:
+    """A run that is there and not deleted. Raises StoreError: the store cannot be asked."""
     client = connect()
     with store_errors():
         try:
             run = client.get_run(run_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
+                return None
             raise
-    return str(run.info.lifecycle_stage) == "active"
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def open_again(client: MlflowClient, run_id: str) -> Run:
-    """Set a run back to RUNNING. Says so where the code is another one by now."""
+    """Set a run back to RUNNING."""
     run = client.get_run(run_id)
     client.update_run(run_id, status="RUNNING")
     if ENDED_BECAUSE in run.data.tags:
         client.delete_tag(run_id, ENDED_BECAUSE)
-    before, now = run.data.tags.get("git_commit"), CodeVersion.current()
-    if before is not None and before != now.commit:
-        client.set_tag(run_id, "git_commit_resumed", now.commit)
-        _log.warning("the code was commit %s when the run began, and is %s now", before[:12], now.commit[:12])
     return run
 
 
-def point_from(client: MlflowClient, empty_run_id: str, run: Run) -> None:
-    """Make the run that ``mlflow run`` has opened say where its work is found.
+def warn_of_other_code(run: Run) -> None:
+    """Say where a run that goes on was begun with another commit than it goes on with."""
+    before, now = run.data.tags.get("git_commit"), CodeVersion.current().commit
+    if before is not None and before != now:
+        _log.warning(
+            "the code was commit %s when the run began, and is %s now: it may not end as it would have",
+            before[:12], now[:12],
+        )  # fmt: skip
 
-    It is not deleted: ``mlflow run`` has shown its id, and ends it itself.
+
+@contextmanager
+def pointing_at(run: Run) -> Iterator[None]:
+    """While ``run`` goes on: the empty run that ``mlflow run`` has opened for it says so, and ends as it does.
+
+    It is not deleted: ``mlflow run`` has shown its id, and asks for its status at the end.
     """
-    name = run.info.run_name
-    client.update_run(empty_run_id, name=f"goes on in: {name}")
-    client.set_tag(empty_run_id, CONTINUES_IN, run.info.run_id)
-    text = f"Nothing is logged here. The work goes on in the run **{name}**, `{run.info.run_id}`, begun before."
-    client.set_tag(empty_run_id, "mlflow.note.content", text)
+    opened = os.environ.pop(RUN_OF_MLFLOW, None)
+    if opened is None or opened == run.info.run_id:
+        yield
+        return
+    client = connect()
+    text = f"Nothing is logged here. The work goes on in the run **{run.info.run_name}**, `{run.info.run_id}`."
+    with store_errors():
+        client.update_run(opened, name=f"goes on in: {run.info.run_name}")
+        client.set_tag(opened, CONTINUES_IN, run.info.run_id)
+        client.set_tag(opened, "mlflow.note.content", text)
+    try:
+        yield
+    except BaseException as error:
+        _end(client, opened, error)
+        raise
+    _end(client, opened, None)
+
+
+def _end(client: MlflowClient, run_id: str, error: BaseException | None) -> None:
+    status = "FINISHED" if error is None else "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+    try:
+        if error is not None:
+            client.set_tag(run_id, ENDED_BECAUSE, f"{type(error).__name__}: {error}"[:5000])
+        client.set_terminated(run_id, status)
+    except MlflowException as failure:
+        _log.warning("the MLflow run %s could not be ended as %s (%s)", run_id, status, first_line(failure))
 
 
 @contextmanager
@@ -75,9 +103,5 @@ def ending_the_run_of_mlflow() -> Iterator[None]:
         yield
     except BaseException as error:
         if opened is not None:
-            try:
-                client.set_tag(opened, ENDED_BECAUSE, f"{type(error).__name__}: {error}"[:5000])
-                client.set_terminated(opened, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            except MlflowException as failure:
-                _log.warning("the MLflow run %s could not be ended (%s)", opened, first_line(failure))
+            _end(client, opened, error)
         raise

@@ -24,7 +24,7 @@ from pillsnap.core.files import canonical_json
 from pillsnap.core.manifest import Manifest
 from pillsnap.tracking.event_files import EventFiles, Point
 from pillsnap.tracking.outbox import OUTBOX, Outbox
-from pillsnap.tracking.resuming import RUN_OF_MLFLOW, open_again, point_from
+from pillsnap.tracking.resuming import RUN_OF_MLFLOW, open_again
 from pillsnap.tracking.source import CodeVersion
 from pillsnap.tracking.store import connect, ensure_experiment, first_line, store_errors, tracking_uri
 
@@ -175,19 +175,16 @@ def tracked_run(
         parent: makes a nested run, in the experiment and the workspace of its parent.
         workspace: ``runs/RUN_ID`` in it keeps the run's outbox and TensorBoard's event files. Without one (and
             without a parent's) the outbox is a temporary folder, and TensorBoard gets nothing.
-        resume: a run to go on with, by its id. The one that ``mlflow run`` has opened then points at it.
+        resume: a run to go on with, by its id.
 
     Raises:
         StoreError: the store cannot be reached, or has no run ``resume``, or another process is at work on it.
     """
     client = connect()
-    attached = "" if parent is not None else os.environ.pop(RUN_OF_MLFLOW, "")
-    replaced = attached if resume and attached != resume else ""
+    attached = "" if parent is not None or resume else os.environ.pop(RUN_OF_MLFLOW, "")
     with store_errors():
         if resume:
             run = open_again(client, resume)
-            if replaced:
-                point_from(client, replaced, run)
         elif attached:
             run = client.get_run(attached)
             client.update_run(attached, name=name)
@@ -202,26 +199,13 @@ def tracked_run(
         # inside the try: a Ctrl-C from here on must not leave the run as RUNNING
         if resume:
             tracked.go_on()
-        else:
-            version = CodeVersion.current()
-            tracked.set_tags({"git_commit": version.commit, "git_dirty": str(version.dirty).lower()})
+        version = CodeVersion.current()
+        tracked.set_tags({"git_commit": version.commit, "git_dirty": str(version.dirty).lower()})
         yield tracked
     except BaseException as error:
-        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        tracked.end(status, error)
-        _end_replaced(client, replaced, status)
+        tracked.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", error)
         raise
     tracked.end("FINISHED")
-    _end_replaced(client, replaced, "FINISHED")
-
-
-def _end_replaced(client: MlflowClient, run_id: str, status: str) -> None:
-    """End the run of ``mlflow run`` in whose place another one went on."""
-    if run_id:
-        try:
-            client.set_terminated(run_id, status)
-        except Exception as error:  # the clients of stores raise many kinds
-            _log.warning("the MLflow run %s could not be ended as %s (%s)", run_id, status, first_line(error))
 
 
 def _text(value: Any) -> str:

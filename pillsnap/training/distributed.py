@@ -186,13 +186,26 @@ def synchronize_batch_norm(module: nn.Module, device: torch.device) -> nn.Module
     return module
 
 
-def wrap(module: nn.Module, device: torch.device) -> nn.Module:
-    """The same module, whose gradients are the mean over all processes."""
-    if ranks().world == 1:
-        return module
-    chosen = [torch.cuda.current_device()] if device.type == "cuda" else None
-    wrapped: nn.Module = DistributedDataParallel(module, device_ids=chosen)
-    return wrapped
+class Averaged:
+    """A module whose gradients become the mean over all processes, where there are several."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self._module = module
+        self._device = device
+        self._wrapped = module
+        self._learning: tuple[str, ...] = ()
+
+    def module(self) -> nn.Module:
+        """The module to train with, now. DDP exchanges the gradients of what learned when it was made."""
+        if ranks().world == 1:
+            return self._module
+        learning = tuple(name for name, value in self._module.named_parameters() if value.requires_grad)
+        if learning != self._learning:
+            self._wrapped = self._module  # the former one lets go of the parameters
+            chosen = [torch.cuda.current_device()] if self._device.type == "cuda" else None
+            self._wrapped = DistributedDataParallel(self._module, device_ids=chosen)
+            self._learning = learning
+        return self._wrapped
 
 
 def from_first(value: _T) -> _T:

@@ -181,7 +181,7 @@ class _Trainer:
         elif self._ranks.world > 1:  # dropout and erasing differ in each process; mixup's draws are those of all
             torch.manual_seed(config.seed + self._ranks.rank)
             random.seed(config.seed + self._ranks.rank)
-        self._trained_backbone = distributed.wrap(self._net.backbone, device)
+        self._averaged = distributed.Averaged(self._net.backbone, device)
 
     def _start(self, kcodes: Sequence[str], state: dict[str, Any] | None) -> tuple[PillNet, StartWeights]:
         """The net; a training that goes on does not need the weights any more that it started from."""
@@ -305,7 +305,7 @@ class _Trainer:
         if self._erasing is not None:
             image = self._erasing(image)
         with self._device.autocast():
-            logits_NK = self._trained_backbone(image.contiguous(memory_format=torch.channels_last))
+            logits_NK = self._averaged.module()(image.contiguous(memory_format=torch.channels_last))
         smoothing = self._config.training.label_smoothing if target.ndim == 1 else 0.0  # mixup smooths by itself
         loss = weighted_loss(logits_NK.float(), target, self._class_weights_K, smoothing)
         if self._accumulated == 0:

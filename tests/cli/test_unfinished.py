@@ -202,12 +202,14 @@ def test_weights_go_on_in_a_new_run_where_the_store_has_forgotten_the_old_one(
 ) -> None:
     first = open_run(RuntimeError())
     (first.folder / "checkpoints").mkdir()
+    (first.folder / "checkpoints" / "last.pt").write_text("weights")
     store.delete_run(first.tracked.run_id)
     again = open_run(None)
     assert f"no longer knows the run {first.tracked.run_id}: its weights go on in a new run" in caplog.text
     assert again.tracked.run_id != first.tracked.run_id
-    assert (again.folder / "checkpoints").is_dir()
-    assert not first.folder.exists()
+    assert (again.folder / "checkpoints" / "last.pt").read_text() == "weights"
+    assert not (first.folder / "checkpoints").exists()
+    assert read_json(first.folder / "run.json")["finished"] is True, "it is not asked for again"
     assert read_json(again.folder / "run.json")["run_id"] == again.tracked.run_id
 
 
@@ -224,6 +226,15 @@ def test_under_mlflow_run_the_new_run_points_at_the_one_that_goes_on(
     assert pointer.data.tags["pillsnap.continues_in"] == first
     assert first in pointer.data.tags["mlflow.note.content"]
     assert pointer.data.params == {}
+
+
+def test_another_commit_is_said(open_run: Open, store: MlflowClient, caplog: pytest.LogCaptureFixture) -> None:
+    first = open_run(RuntimeError()).tracked.run_id
+    open_run(RuntimeError())
+    assert "the code was commit" not in caplog.text
+    store.set_tag(first, "git_commit", "c" * 40)
+    open_run(None)
+    assert "the code was commit cccccccccccc when the run began" in caplog.text
 
 
 def test_the_pointer_ends_as_the_run_does(open_run: Open, store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,6 +307,19 @@ def test_an_interrupted_training_goes_on_and_is_whole(
         points = store.get_metric_history(run_id, key)
         assert Counter(point.step for point in points) == Counter(range(1, steps + 1)), key
     assert run.data.metrics["best_epoch"] >= 1
+
+
+def test_a_new_run_gets_the_figures_of_the_epochs_that_the_forgotten_one_had(
+    call: Call, store: MlflowClient, command: tuple[object, ...]
+) -> None:
+    assert call("train", *command, "--time-budget", "0s")[0] == 0
+    [first] = runs(store)
+    store.delete_run(first.info.run_id)
+    assert call("train", *command)[0] == 0
+    [run] = runs(store)
+    assert run.data.tags["pillsnap.resumed_after"] == "epoch 1, update 3"
+    points = Counter(point.step for point in store.get_metric_history(run.info.run_id, "val_top1"))
+    assert points == Counter([1, 2, 3, 4])
 
 
 def test_what_died_after_the_training_is_not_trained_again(

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -166,5 +165,5 @@ def test_a_process_alone_is_no_group(data: TrainingData) -> None:
     assert distributed.mean_over_all(value) is value
     assert distributed.from_all(value) == [value]
     assert distributed.from_first(value) is value
-    module = SimpleNamespace()
-    assert distributed.wrap(module, torch.device("cpu")) is module  # type: ignore[arg-type]
+    module = torch.nn.Linear(1, 1)
+    assert distributed.Averaged(module, torch.device("cpu")).module() is module

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from pillsnap.core.boxes import Box
 from pillsnap.core.manifest import Split
 from pillsnap.data.names import Condition, Domain
+from pillsnap.data.toned import toned_difference
 from pillsnap.data.turned import turned_copy_links
 
 DHASH_BITS = 12
@@ -42,6 +43,8 @@ COPY_DHASH_BITS = 4
 COPY_PHASH_BITS = 4
 COPY_GREY_LEVELS = 1.0
 """Mean difference of the grey pictures of 16 × 16."""
+TONED_GREY_LEVELS = 0.7
+"""The same, after a tone curve is fitted (`pillsnap.data.toned`): a curve may come to fit what is no copy."""
 _BLOCK = 1024
 """Rows of the table of distances that are in memory at once."""
 Links = NDArray[np.int64]
@@ -102,8 +105,9 @@ def near_duplicate_links(pictures: Sequence[Usable]) -> Links:
         alike &= ~named_N[rows, None]
         loose = (alike & ~named_N[None, :]) | _nearest(by_dhash + by_phash, alike & named_N[None, :])
         strict = np.argwhere((by_dhash <= COPY_DHASH_BITS) & (by_phash <= COPY_PHASH_BITS) & ~loose)
-        difference = np.abs(thumb_NP[strict[:, 0] + start].astype(np.int16) - thumb_NP[strict[:, 1]])
-        copies = strict[difference.mean(axis=1) <= COPY_GREY_LEVELS]
+        one_EP, two_EP = thumb_NP[strict[:, 0] + start], thumb_NP[strict[:, 1]]
+        same_E = np.abs(one_EP.astype(np.int16) - two_EP).mean(axis=1) <= COPY_GREY_LEVELS
+        copies = strict[same_E | (toned_difference(one_EP, two_EP) <= TONED_GREY_LEVELS)]
         offset = np.asarray([start, 0])
         found += [np.argwhere(loose) + offset, copies + offset]
     links_E2 = np.sort(np.concatenate(found), axis=1)

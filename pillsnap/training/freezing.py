@@ -24,7 +24,6 @@ class Freezer:
             ConfigError: the backbone has no classifier that could learn alone.
         """
         self._epochs = epochs
-        self._frozen = False
         if epochs == 0:  # what a backbone itself keeps fixed is not to be touched
             return
         head = head_prefixes(net.backbone)
@@ -43,19 +42,13 @@ class Freezer:
             if getattr(module, "running_mean", None) is not None and not name.startswith(head)
         ]
 
-    def enter(self, epoch: int) -> bool:
-        """Call at the start of each epoch (from 1), after ``net.train()``.
-
-        Returns:
-            Whether other parameters learn now than before: what exchanges gradients between processes must know.
-        """
+    def enter(self, epoch: int) -> None:
+        """Call at the start of each epoch (from 1), after ``net.train()``."""
         if self._epochs == 0:
-            return False
+            return
         frozen = epoch <= self._epochs
-        changed, self._frozen = frozen != self._frozen, frozen
         for parameter in self._parameters:
             parameter.requires_grad_(not frozen)
         if frozen:
             for norm in self._norms:
                 norm.eval()  # in training mode the statistics would follow the batches
-        return changed

@@ -270,8 +270,7 @@ class _Trainer:
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self._net.train()
-        if self._freezer.enter(epoch):
-            self._trained_backbone = distributed.wrap(self._net.backbone, self._device.torch_device)
+        self._freezer.enter(epoch)
         mix_in_epoch(self._mixup, self._config, epoch)
         self._sampler.epoch = epoch
         started = time.perf_counter()

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -83,6 +82,8 @@ def arithmetic_intensity(model: ModelConfig, size_px: int) -> float:
 
     Counted on one forward pass of a square image; the generators of random numbers stay as they are.
     """
+    import timm  # takes seconds, and ``pillsnap doctor`` asks only for the device
+
     multiplications = values = 0
 
     def count(layer: nn.Module, _: object, output: Tensor) -> None:

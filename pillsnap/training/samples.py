@@ -29,7 +29,7 @@ from pillsnap.training.trainer import _create_erasing, _create_mixup
 
 _BATCHES = 4
 _LOOKED_AT = 24
-"""timm mixes all images of a batch in one way: some of the batches that are shown are mixed ones, if any of these is."""
+"""timm mixes all images of a batch in one way: half of those that are shown are mixed, if so many are."""
 _IMAGES = 8
 """Of each batch; even, as mixing takes pairs."""
 _HANGUL_FONTS = ("NanumGothic", "NanumBarunGothic", "NotoSansCJK-Regular", "NotoSansKR-Regular", "malgun")

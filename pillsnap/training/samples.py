@@ -29,11 +29,7 @@ from pillsnap.training.mixing import create_erasing, create_mixup
 
 _BATCHES = 4
 _LOOKED_AT = 24
-<<<<<<< HEAD
-"""timm mixes all images of a batch in one way: some of the batches that are shown are mixed, if any of these is."""
-=======
 """timm mixes all images of a batch in one way: half of those that are shown are mixed, if so many are."""
->>>>>>> w-track
 _IMAGES = 8
 """Of each batch; even, as mixing takes pairs."""
 _HANGUL_FONTS = ("NanumGothic", "NanumBarunGothic", "NotoSansCJK-Regular", "NotoSansKR-Regular", "malgun")

@@ -11,10 +11,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow.tracking import MlflowClient
@@ -22,11 +22,13 @@ from mlflow.tracking import MlflowClient
 from pillsnap.core.experiment import flatten
 from pillsnap.core.files import canonical_json
 from pillsnap.core.manifest import Manifest
-from pillsnap.tracking.event_files import EventFiles, Point
 from pillsnap.tracking.outbox import OUTBOX, Outbox
 from pillsnap.tracking.resuming import RUN_OF_MLFLOW, open_again
 from pillsnap.tracking.source import CodeVersion
 from pillsnap.tracking.store import connect, ensure_experiment, first_line, store_errors, tracking_uri
+
+if TYPE_CHECKING:
+    from pillsnap.tracking.event_files import EventFiles, Point
 
 _log = logging.getLogger(__name__)
 PARAM_PREFIX = "cfg."
@@ -52,7 +54,7 @@ class TrackedRun:
         self._outbox = Outbox(self.folder / OUTBOX, run_id, lambda: MlflowClient(uri), wait_s=_WAIT_FOR_OUTBOX_S)
         earlier = [tuple(point) for entry in self._outbox.entries() for point in entry.get("points", ())]
         self._told = {(key, step) for key, _, _, step in earlier}
-        self._events = None if workspace is None else EventFiles(self.folder / _EVENTS, earlier)
+        self._events = None if workspace is None else _open_events(self.folder / _EVENTS, earlier)
         self._outbox.start()
 
     def log_config(self, config: Mapping[str, Any]) -> None:
@@ -206,6 +208,13 @@ def tracked_run(
         tracked.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", error)
         raise
     tracked.end("FINISHED")
+
+
+def _open_events(folder: Path, earlier: Iterable[Point]) -> EventFiles:
+    """TensorBoard is there where training is: what only evaluates or registers does without."""
+    from pillsnap.tracking.event_files import EventFiles
+
+    return EventFiles(folder, earlier)
 
 
 def _text(value: Any) -> str:

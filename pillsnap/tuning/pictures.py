@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import TrialState
 
 _DPI = 110
+_LEGEND_LINES = 12
 
 
 def draw_pictures(study: optuna.Study, folder: Path, objective: str) -> list[Path]:
@@ -63,7 +64,7 @@ def _make_room(name: str, figure: Any, axes: list[Any], keys: int) -> None:
     if name == "slices":
         figure.set_size_inches(3.0 * keys + 1.5, 4.0)
         for axis in axes:
-            axis.tick_params(axis="x", labelrotation=40)
+            axis.tick_params(axis="x", which="both", labelrotation=40)
             for points in axis.collections:  # early trials are drawn in white
                 points.set_edgecolor("0.4")
     elif name == "parallel_coordinates":
@@ -75,3 +76,7 @@ def _make_room(name: str, figure: Any, axes: list[Any], keys: int) -> None:
         axes[0].get_legend().remove()
     else:
         figure.set_size_inches(8.0, 4.5)
+    if name == "intermediate_values":
+        axes[0].set_xlabel("epoch")
+        if len(axes[0].lines) > _LEGEND_LINES:
+            axes[0].get_legend().remove()

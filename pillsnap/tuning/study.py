@@ -7,6 +7,7 @@ MLflow or trainings.
 
 from __future__ import annotations
 
+import logging
 import socket
 import warnings
 import zlib
@@ -19,11 +20,13 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from pillsnap.core.errors import ConfigError
+from pillsnap.core.errors import ConfigError, StoreError
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.core.files import sha256_json
 from pillsnap.core.search import OPERATIONAL, Choices, IntRange, TuningConfig
-from pillsnap.tuning.storage import is_server
+from pillsnap.tuning.storage import StaleCallback, is_server, shown
+
+_log = logging.getLogger(__name__)
 
 # Notes on a trial
 WORKER = "worker"
@@ -82,8 +85,14 @@ def load_study(config: ExperimentConfig, name: str, storage: RDBStorage, *, stre
         name: of `study_name`.
         storage: its database.
         stream: number of the worker; two that start at once must not draw the same.
+
+    Raises:
+        StoreError: it is not in its database any more.
     """
-    study = optuna.load_study(study_name=name, storage=storage, pruner=_pruner(config.tuning))
+    try:
+        study = optuna.load_study(study_name=name, storage=storage, pruner=_pruner(config.tuning))
+    except KeyError as error:
+        raise StoreError(f"the study {name} is not in {shown(storage.url)}; was it deleted?") from error
     drawn = len(study.get_trials(deepcopy=False))  # a study that goes on must not draw again what it drew before
     host = zlib.crc32(socket.gethostname().encode()) if is_server(storage.url) else 0
     seed = int(sha256_json([config.seed, drawn, stream, host])[:8], 16)
@@ -187,6 +196,8 @@ def try_again(study: optuna.Study, trial: FrozenTrial, why: str, retries: int, *
     Returns:
         What became of it.
     """
+    if any(other.user_attrs.get(RETRY_OF) == trial.number for other in study.get_trials(deepcopy=False)):
+        return f"trial {trial.number} is lost ({why}), and is tried again already"
     times = trial.user_attrs.get(RETRIES, 0) + blamed
     if times > retries:
         return f"trial {trial.number} failed: {why}; it was tried again {retries} times"
@@ -207,6 +218,15 @@ def try_again(study: optuna.Study, trial: FrozenTrial, why: str, retries: int, *
         )
     )
     return f"trial {trial.number} is lost ({why}) and will be tried again"
+
+
+def on_stale(tuning: TuningConfig) -> StaleCallback:
+    """What happens to a trial that Optuna has failed because its heart stopped."""
+
+    def again(study: optuna.Study, trial: FrozenTrial) -> None:
+        _log.warning("%s", try_again(study, trial, "it gave no sign of life", tuning.retries))
+
+    return again
 
 
 @dataclass(frozen=True)

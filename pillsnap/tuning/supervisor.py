@@ -11,13 +11,17 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import socket
+import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.context import SpawnProcess
+from types import FrameType
 from typing import Any
 
 import optuna
@@ -74,14 +78,17 @@ class Supervisor:
             TrainingError: workers end before they begin.
             KeyboardInterrupt: as it came; no worker and no running trial is left behind.
         """
-        try:
-            return self._work()
-        finally:
-            self._stop_all()
-            self.on_lost()
+        with _hearing() as told:
+            try:
+                return self._work(told)
+            finally:
+                self._stop_all()
+                self.on_lost()
 
-    def _work(self) -> bool:
+    def _work(self, told: list[str]) -> bool:
         while True:
+            if told:
+                raise KeyboardInterrupt(told[0])
             lost = self._reap()
             self._end_hanging()
             self._give_up_forsaken()
@@ -198,6 +205,33 @@ class Supervisor:
                     worker.process.kill()
                     worker.process.join()
             self._reap()
+
+
+@contextmanager
+def _hearing() -> Iterator[list[str]]:
+    """Names of the signals that came, the first of SIGINT and SIGTERM; the next one does what it did before.
+
+    An exception in the middle of a database call would leave a lock that the workers wait for.
+    """
+    told: list[str] = []
+    before: dict[int, Any] = {}
+
+    def hear(signum: int, frame: FrameType | None) -> None:
+        told.append(signal.Signals(signum).name)
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, hear)
+    try:
+        yield told
+    finally:
+        restore()
 
 
 _TOLD = "it did not end when it was told to"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,24 +89,25 @@ class TrialJob:
     @contextmanager
     def _run(self, trial: optuna.Trial, config: ExperimentConfig) -> Iterator[tuple[Figures, TrackedRun | None]]:
         """The trial's nested run; without one where MLflow is away: the study's database has what counts."""
-        opened = trial_run(trial.number, self.parent)
-        try:
-            run = opened.__enter__()
-        except StoreError as error:
-            _log.warning("trial %d has no MLflow run: %s", trial.number, error)
-            yield _Nowhere(), None
-            return
-        try:
-            _describe(run, trial, config)
-            yield run, run
-        except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            taken = isinstance(error, optuna.exceptions.UpdateFinishedTrialError)
-            mark(run, "interrupted" if interrupted else "lost" if taken else "failed")
-            if not opened.__exit__(type(error), error, error.__traceback__):
+        with ExitStack() as stack:
+            try:
+                run = stack.enter_context(trial_run(trial.number, self.parent))
+                _describe(run, trial, config)
+            except StoreError as error:
+                _log.warning("trial %d is not recorded in MLflow: %s", trial.number, error)
+                yield _Nowhere(), None
+                return
+            try:
+                yield run, run
+            except BaseException as error:
+                mark(run, _said_of(error))
                 raise
-        else:
-            opened.__exit__(None, None, None)
+
+
+def _said_of(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return "lost" if isinstance(error, optuna.exceptions.UpdateFinishedTrialError) else "failed"
 
 
 def trial_config(config: ExperimentConfig, drawn: dict[str, Any], number: int) -> ExperimentConfig:

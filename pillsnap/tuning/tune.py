@@ -22,11 +22,11 @@ from pillsnap.tuning.study import (
     RUN_ID,
     StudyResult,
     lineage,
+    on_stale,
     open_study,
     over,
     result_of,
     study_name,
-    try_again,
 )
 from pillsnap.tuning.supervisor import Supervisor, worker_count
 from pillsnap.tuning.trial import TrialJob, lineage_folder
@@ -71,14 +71,7 @@ def run_study(
     config.check_search_ends(config.name)
     wanted = config.tuning.trials if trials is None else trials
     workers = worker_count(workers)
-    tuning = config.tuning
-    storage = open_storage(
-        storage_url,
-        heartbeat_s=tuning.heartbeat_s,
-        on_stale=lambda study, trial: _log.warning(
-            "%s", try_again(study, trial, "it gave no sign of life", tuning.retries)
-        ),
-    )
+    storage = open_storage(storage_url, heartbeat_s=config.tuning.heartbeat_s, on_stale=on_stale(config.tuning))
     study = open_study(config, study_name(config, data.manifest.hash), storage)
     checkpoints = folder / study.study_name
     with study_run(f"tune {config.name}", experiment=experiment, former=study.user_attrs.get(RUN_ID)) as run:
@@ -94,6 +87,7 @@ def run_study(
         result = _result(study, config)
         write_bytes(folder / "best.yaml", result.best_config.to_yaml().encode())
         record.publish(result, folder)
+    storage.engine.dispose()
     return result
 
 

@@ -94,7 +94,9 @@ def describe_storage(url: str, name: str = "") -> str:
     chosen = [name] if name else names
     if not chosen:
         return f"no study in {shown(url)} yet; begin one with: pillsnap tune"
-    return "\n\n".join(describe(optuna.load_study(study_name=each, storage=storage)) for each in chosen)
+    text = "\n\n".join(describe(optuna.load_study(study_name=each, storage=storage)) for each in chosen)
+    storage.engine.dispose()
+    return text
 
 
 def _running_line(trial: FrozenTrial) -> str:

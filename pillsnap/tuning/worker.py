@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pillsnap.core.errors import ConfigError, PillSnapError
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.tuning.storage import open_storage
-from pillsnap.tuning.study import ERROR, SURPLUS, WORKER, counted, load_study, over, try_again
+from pillsnap.tuning.study import ERROR, SURPLUS, WORKER, counted, load_study, on_stale, over, try_again
 
 _log = logging.getLogger(__name__)
 STOPPED = 75
@@ -37,6 +37,7 @@ WRONG = 2
 
 
 _LAST_WORDS_S = 60.0
+_STORES = ("sqlalchemy", "optuna.storages", "psycopg", "mlflow")
 
 
 class Job(Protocol):
@@ -67,18 +68,32 @@ class _SurplusError(Exception):
 
 
 class _Stop:
-    """SIGTERM ends a trial, but not the asking for it or the telling of its end: these are short."""
+    """SIGTERM ends a trial, but not the asking for it or the telling of its end: these are short.
+
+    Nor is a call of a database cut in two: the connection would keep its lock, and whoever tells the trial's end would
+    wait for it.
+    """
 
     def __init__(self) -> None:
         self._wanted = False
         self._within = False
 
+    def listen(self) -> None:
+        """Become the handler of the signals of this process."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the supervisor passes it on
+        signal.signal(signal.SIGTERM, self)
+        signal.signal(signal.SIGALRM, self)
+
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """The handler."""
         self._wanted = True
-        if self._within:
-            self._within = False
-            raise KeyboardInterrupt("SIGTERM")
+        if not self._within:
+            return
+        if _is_in_store(frame):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)  # and look again
+            return
+        self._within = False
+        raise KeyboardInterrupt("SIGTERM")
 
     def __enter__(self) -> None:
         self._within = True
@@ -90,6 +105,14 @@ class _Stop:
         self._within = False
 
 
+def _is_in_store(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).startswith(_STORES):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def run_worker(order: Order, progress: Synchronized[float]) -> None:
     """Do one trial. The entry point of the process; ends it with a status of its own.
 
@@ -98,8 +121,7 @@ def run_worker(order: Order, progress: Synchronized[float]) -> None:
         progress: set to the time (`time.monotonic`) at which something was last achieved.
     """
     stop = _Stop()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the supervisor says what it means
-    signal.signal(signal.SIGTERM, stop)
+    stop.listen()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pillsnap").setLevel(logging.INFO)
     threading.Thread(target=_end_with_parent, daemon=True, name="parent-watch").start()
@@ -131,11 +153,7 @@ def do_one_trial(order: Order, alive: Callable[[], None], stop: AbstractContextM
         KeyboardInterrupt: it was told to stop; the trial waits to be tried again.
     """
     tuning = order.config.tuning
-
-    def on_stale(study: optuna.Study, trial: FrozenTrial) -> None:
-        _log.warning("%s", try_again(study, trial, "it gave no sign of life", tuning.retries))
-
-    storage = open_storage(order.storage_url, heartbeat_s=tuning.heartbeat_s, on_stale=on_stale, wait=True)
+    storage = open_storage(order.storage_url, heartbeat_s=tuning.heartbeat_s, on_stale=on_stale(tuning), wait=True)
     study = load_study(order.config, order.study, storage, stream=order.stream)
     objective = _Objective(order, study, alive, stop)
     try:
@@ -150,6 +168,8 @@ def do_one_trial(order: Order, alive: Callable[[], None], stop: AbstractContextM
         if trial is None or not trial.state.is_finished():
             raise
         _log.warning("trial %d was taken for lost and is done by another worker", trial.number)
+    finally:
+        storage.engine.dispose()
     if objective.wrong is not None:
         raise objective.wrong
 

@@ -51,7 +51,8 @@ class TrialJob:
     cache_folder: Path
     folder: Path
     """For checkpoints; each lineage of trials has its own, deleted when it is over."""
-    parent: RunRef
+    parent: RunRef | None
+    """The study's MLflow run; None: nothing is recorded."""
 
     def __call__(self, trial: optuna.Trial, alive: Callable[[], None]) -> float:
         """Train; the value of the objective at the best epoch.
@@ -89,6 +90,9 @@ class TrialJob:
     @contextmanager
     def _run(self, trial: optuna.Trial, config: ExperimentConfig) -> Iterator[tuple[Figures, TrackedRun | None]]:
         """The trial's nested run; without one where MLflow is away: the study's database has what counts."""
+        if self.parent is None:
+            yield _Nowhere(), None
+            return
         with ExitStack() as stack:
             try:
                 run = stack.enter_context(trial_run(trial.number, self.parent))

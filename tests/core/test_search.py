@@ -61,7 +61,7 @@ def test_each_kind_is_read_as_what_it_is_and_written_back() -> None:
     ],
 )
 def test_what_is_refused(space: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match="x.yaml: tuning.space") as caught:
+    with pytest.raises(ConfigError, match=r"x.yaml: tuning.space") as caught:
         with_space(space)
     assert said in str(caught.value)
 
@@ -112,4 +112,8 @@ def test_strength_scales_what_the_file_says() -> None:
     half = config.with_drawn(drawn, "trial", {"seed": 5})
     assert (half.augmentation.rotation_degrees, half.augmentation.random_erasing) == (15, 0.9)
     assert half.augmentation.random_crop.scale == pytest.approx((0.9, 1.0))
-    assert (half.model.drop_rate, half.seed, half.augmentation.mixup_alpha) == (0.25, 5, config.augmentation.mixup_alpha)
+    assert (half.model.drop_rate, half.seed, half.augmentation.mixup_alpha) == (
+        0.25,
+        5,
+        config.augmentation.mixup_alpha,
+    )

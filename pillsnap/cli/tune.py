@@ -43,8 +43,8 @@ _STORAGE_HELP = (
 def tune(ctx: click.Context, /, **options: Any) -> None:
     """Search the best parameters with Optuna; started again, the study goes on where it stopped.
 
-    To look at a study while it runs: pillsnap tune status, or
-    pip install optuna-dashboard && optuna-dashboard sqlite:///workspace/tune/optuna.db
+    While it runs, pillsnap tune status says how it stands, and optuna-dashboard sqlite:///workspace/tune/optuna.db
+    (pip install optuna-dashboard) shows it.
     """
     if ctx.invoked_subcommand is None:
         _tune(**options)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pillsnap.core.errors import ConfigError
 from pillsnap.core.preprocessing import PreprocessingSpec
+from pillsnap.core.search import STRENGTH, TuningConfig, overrides_of, search_fault
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -213,49 +214,6 @@ class LoggingConfig(Section):
     every_steps: int = Field(default=100, ge=1)
 
 
-class FloatRange(Section):
-    """A range that the study may choose from."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _ascends(self) -> Self:
-        if not self.low < self.high:
-            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
-        if self.log and self.low <= 0:
-            raise ValueError(f"a logarithmic range must start above 0, not at {self.low}")
-        return self
-
-
-class TuningConfig(Section):
-    """The Optuna study: what it may vary, how long, and what it maximises."""
-
-    trials: int = Field(default=20, ge=1)
-    epochs: int = Field(default=10, ge=1)
-    """Epochs of one trial."""
-    train_share: float = Field(default=1.0, gt=0, le=1)
-    """Share of the training images that a trial sees (the same ones in all trials)."""
-    objective: Literal["val_top1", "val_real_top1"] = "val_real_top1"
-    """Measured on the validation split; the test split is never touched by tuning."""
-    pruning_warmup_epochs: int = Field(default=1, ge=0)
-    """Epochs of each trial that are never cut off."""
-    pruning_startup_trials: int = Field(default=5, ge=0)
-    """Trials that run whole before the first comparison."""
-    space: dict[str, FloatRange] = {
-        "training.base_lr": FloatRange(low=1e-4, high=3e-3, log=True),
-        "model.drop_rate": FloatRange(low=0.0, high=0.5),
-        "augmentation.mixup_alpha": FloatRange(low=0.0, high=0.4),
-    }
-    """Dotted key of this file → range."""
-
-
-TUNABLE = ("model.", "training.", "optimizer.", "schedule.", "augmentation.")
-"""What a study may vary: the trials share their prepared images, their loader and their length."""
-NOT_TUNABLE = frozenset({"training.epochs", "training.warmup_epochs"})
-
-
 class ExperimentConfig(Section):
     """One experiment file."""
 
@@ -309,22 +267,27 @@ class ExperimentConfig(Section):
         """Dotted key → value, for parameter tables."""
         return flatten(self.model_dump(mode="json"))
 
+    def with_drawn(self, drawn: dict[str, Any], source: str, others: dict[str, Any] | None = None) -> Self:
+        """A copy with the values that a study has drawn, and ``others``. Raises ConfigError."""
+        return self.with_overrides({**overrides_of(drawn, self.flat()), **(others or {})}, source)
+
     def _check_search_space(self, source: str) -> None:
         known = self.flat()
-        for key in self.tuning.space:
-            if not key.startswith(TUNABLE) or key in NOT_TUNABLE:
-                raise ConfigError(f"{source}: tuning.space: {key!r} cannot be varied; only {', '.join(TUNABLE)} can")
-            if key not in known or not (known[key] is None or type(known[key]) is float):
-                raise ConfigError(f"{source}: tuning.space: {key!r} is not a number of this file (with decimals)")
+        for key, space in self.tuning.space.items():
+            fault = search_fault(key, space, known)
+            if fault is not None:
+                raise ConfigError(f"{source}: tuning.space: {key!r} {fault}")
 
     def check_search_ends(self, source: str) -> None:
-        """Both ends of every search range must be allowed values. Raises ConfigError.
+        """Both ends of every search range, and every choice, must be allowed values. Raises ConfigError.
 
         Asked before a study, not when the file is read: a range that a training does not use must not stop it.
         """
         document = self.model_dump(mode="json")
         for key, space in self.tuning.space.items():
-            for end in (space.low, space.high):
+            if key == STRENGTH:
+                continue  # what it scales is held within what is allowed
+            for end in space.ends():
                 try:
                     type(self).model_validate(_with_override(document, key, end))
                 except ValidationError as error:

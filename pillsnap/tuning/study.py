@@ -1,202 +1,289 @@
-"""The Optuna study: short trainings, the hopeless ones pruned, one nested MLflow run each.
+"""A study in its database: which one it is, what is drawn, which trials count, and which are tried again.
 
-The objective is measured on the validation split. The study lives in a database and goes on where it stopped:
-started again with the same data and experiment, it adds only the trials that are missing.
+The database is all that workers share. Each trial carries notes (Optuna's user attributes), so that anybody can say
+what became of it: its worker, its lineage (the trial that it tries again), why it failed. Knows nothing of processes,
+MLflow or trainings.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
+import socket
+import warnings
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
 
-from pillsnap.core.errors import ConfigError, TrainingError
-from pillsnap.core.experiment import ExperimentConfig, FloatRange
-from pillsnap.core.files import sha256_json, write_bytes
-from pillsnap.tracking.run import TrackedRun, tracked_run
-from pillsnap.training.batches import TrainingData
-from pillsnap.training.trainer import fit
+from pillsnap.core.errors import ConfigError, StoreError
+from pillsnap.core.experiment import ExperimentConfig
+from pillsnap.core.files import sha256_json
+from pillsnap.core.search import OPERATIONAL, Choices, IntRange, TuningConfig
+from pillsnap.tuning.storage import StaleCallback, is_server, shown
 
 _log = logging.getLogger(__name__)
-_DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+
+# Notes on a trial
+WORKER = "worker"
+"""Which process runs it."""
+LINEAGE = "lineage"
+"""Number of the first trial of those that try the same again."""
+RETRY_OF = "retry_of"
+"""Number of the trial that it tries again; that one counts no more."""
+RETRIES = "retries"
+"""So often was it lost before."""
+LAST = "last_try"
+"""It will not be tried again."""
+ERROR = "error"
+"""Why it failed of itself."""
+SURPLUS = "surplus"
+"""Begun though enough trials were there, and given up."""
+BEST = "best"
+"""The figures of its best epoch so far."""
+RUN_ID = "mlflow_run_id"
+
+OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+ALIVE = (TrialState.RUNNING, TrialState.WAITING)
+
+
+def study_name(config: ExperimentConfig, manifest_hash: str) -> str:
+    """The name of the study of an experiment on a data set; another experiment or data set has another one."""
+    document = config.model_dump(mode="json", exclude={"tuning": set(OPERATIONAL)})
+    return f"{config.name}-{sha256_json({'config': document, 'data': manifest_hash})[:12]}"
+
+
+def open_study(config: ExperimentConfig, name: str, storage: RDBStorage) -> optuna.Study:
+    """The study of this name, made where there is none, with the file's own values as the first trial.
+
+    Raises:
+        ConfigError: the database refuses it.
+    """
+    try:
+        study = optuna.create_study(
+            study_name=name, storage=storage, pruner=_pruner(config.tuning), direction="maximize", load_if_exists=True
+        )
+    except Exception as error:  # SQLAlchemy raises many kinds; all mean: this database does not serve
+        raise ConfigError(f"the study {name} cannot be opened ({error})") from error
+    if not study.get_trials(deepcopy=False):
+        known = config.flat()
+        own = {key: known.get(key, 1.0) for key in config.tuning.space}  # a strength of 1 is the file
+        inside = {key: value for key, value in own.items() if config.tuning.space[key].holds(value)}
+        study.enqueue_trial(inside, skip_if_exists=True)
+    return study
+
+
+def load_study(config: ExperimentConfig, name: str, storage: RDBStorage, *, stream: int) -> optuna.Study:
+    """The study as a worker uses it, with a sampler.
+
+    Args:
+        config: the experiment.
+        name: of `study_name`.
+        storage: its database.
+        stream: number of the worker; two that start at once must not draw the same.
+
+    Raises:
+        StoreError: it is not in its database any more.
+    """
+    try:
+        study = optuna.load_study(study_name=name, storage=storage, pruner=_pruner(config.tuning))
+    except KeyError as error:
+        raise StoreError(f"the study {name} is not in {shown(storage.url)}; was it deleted?") from error
+    drawn = len(study.get_trials(deepcopy=False))  # a study that goes on must not draw again what it drew before
+    host = zlib.crc32(socket.gethostname().encode()) if is_server(storage.url) else 0
+    seed = int(sha256_json([config.seed, drawn, stream, host])[:8], 16)
+    if config.tuning.sampler == "random":
+        study.sampler = optuna.samplers.RandomSampler(seed=seed)
+    else:
+        study.sampler = optuna.samplers.TPESampler(seed=seed)
+    return study
+
+
+def _pruner(tuning: TuningConfig) -> optuna.pruners.BasePruner:
+    if not tuning.pruning:
+        return optuna.pruners.NopPruner()
+    median = optuna.pruners.MedianPruner(
+        n_startup_trials=tuning.pruning_startup_trials,
+        n_warmup_steps=tuning.pruning_warmup_epochs + 1,  # reports count from 1
+    )
+    if tuning.pruning_patience_epochs == 0:
+        return median
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return optuna.pruners.PatientPruner(median, patience=tuning.pruning_patience_epochs)
+
+
+def draw(trial: optuna.Trial, tuning: TuningConfig) -> dict[str, Any]:
+    """A value for each key of the search space."""
+    values: dict[str, Any] = {}
+    for key, space in tuning.space.items():
+        if isinstance(space, Choices):
+            values[key] = trial.suggest_categorical(key, space.choices)
+        elif isinstance(space, IntRange):
+            values[key] = trial.suggest_int(key, space.low, space.high, step=space.step, log=space.log)
+        else:
+            values[key] = trial.suggest_float(key, space.low, space.high, log=space.log)
+    return values
+
+
+def counted(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that count, in their order: those that are over or will be, each lineage once.
+
+    A trial that failed without saying why has lost its process. It counts by the one that tries it again; where there
+    is none, because whoever would have asked for it was killed too, not at all.
+    """
+    trials = list(trials)
+    tried_again = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    return [
+        trial
+        for trial in trials
+        if trial.number not in tried_again
+        and SURPLUS not in trial.user_attrs
+        and (trial.state != TrialState.FAIL or ERROR in trial.user_attrs or LAST in trial.user_attrs)
+    ]
+
+
+def over(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Of those that count, the ones that are over."""
+    return [trial for trial in counted(trials) if trial.state in OVER]
+
+
+def lineage(trial: FrozenTrial) -> int:
+    """The number of the trial that was the first to try this."""
+    return int(trial.user_attrs.get(LINEAGE, trial.number))
+
+
+def give_up(study: optuna.Study, trial: FrozenTrial, why: str, retries: int, *, blamed: bool = True) -> str:
+    """End a trial whose process is gone or hangs, and have it tried again.
+
+    Args:
+        study: its study.
+        trial: running.
+        why: for the one who looks at it.
+        retries: how often a trial may be tried again.
+        blamed: count it as one of these times.
+
+    Returns:
+        What became of it, or nothing where somebody else has ended it meanwhile.
+    """
+    last = blamed and trial.user_attrs.get(RETRIES, 0) >= retries
+    storage = study._storage
+    try:
+        if last:
+            storage.set_trial_user_attr(trial._trial_id, ERROR, f"{why}; it was tried again {retries} times")
+        # of all who notice, one sets the state, and that one has it tried again
+        if not storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL):
+            return ""
+    except UpdateFinishedTrialError:
+        return ""
+    return try_again(study, trial, why, retries, blamed=blamed)
+
+
+def try_again(study: optuna.Study, trial: FrozenTrial, why: str, retries: int, *, blamed: bool = True) -> str:
+    """Put a trial that is over, but not by itself, before all that will be drawn, with what it had reached.
+
+    Args:
+        study: its study.
+        trial: failed.
+        why: for the one who looks at it.
+        retries: how often a trial may be tried again.
+        blamed: count it as one of these times.
+
+    Returns:
+        What became of it.
+    """
+    if any(other.user_attrs.get(RETRY_OF) == trial.number for other in study.get_trials(deepcopy=False)):
+        return f"trial {trial.number} is lost ({why}), and is tried again already"
+    times = trial.user_attrs.get(RETRIES, 0) + blamed
+    if times > retries:
+        return f"trial {trial.number} failed: {why}; it was tried again {retries} times"
+    notes: dict[str, Any] = {LINEAGE: lineage(trial), RETRY_OF: trial.number, RETRIES: times}
+    if BEST in trial.user_attrs:
+        notes[BEST] = trial.user_attrs[BEST]
+    if times == retries:
+        notes[LAST] = True
+    fixed = trial.system_attrs.get("fixed_params")  # of the first trial, which may have drawn none yet
+    study.add_trial(
+        optuna.trial.create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs=notes,
+            system_attrs={"fixed_params": fixed} if fixed else {},
+            intermediate_values=trial.intermediate_values,
+        )
+    )
+    return f"trial {trial.number} is lost ({why}) and will be tried again"
+
+
+def on_stale(tuning: TuningConfig) -> StaleCallback:
+    """What happens to a trial that Optuna has failed because its heart stopped."""
+
+    def again(study: optuna.Study, trial: FrozenTrial) -> None:
+        _log.warning("%s", try_again(study, trial, "it gave no sign of life", tuning.retries))
+
+    return again
 
 
 @dataclass(frozen=True)
 class StudyResult:
     """What a study found."""
 
+    study: str
     best_config: ExperimentConfig
+    best_trial: int
     best_value: float
-    best_params: dict[str, float]
+    best_params: dict[str, Any]
+    keeps_floors: bool
+    """Whether the best trial reaches ``tuning.floors``; where none does, it is the best of all."""
     completed: int
     pruned: int
     failed: int
+    retried: int
+    epochs: int
+    """Trained in all."""
 
 
-def run_study(
-    config: ExperimentConfig, data: TrainingData, folder: Path, *, storage_url: str, experiment: str
-) -> StudyResult:
-    """Run the study of an experiment file until it has its number of trials.
-
-    Args:
-        config: its section ``tuning`` says what is varied and how long; its own values are the first trial.
-        data: training and validation images.
-        folder: for the trials' checkpoints (deleted after each trial) and ``best.yaml``.
-        storage_url: SQLAlchemy URL of the study's database.
-        experiment: MLflow experiment.
-
-    Raises:
-        ConfigError: the storage cannot be used, or a search range reaches a value that is not allowed.
-        TrainingError: no trial came to an end.
-    """
-    config.check_search_ends(config.name)
-    study = _open_study(config, data, storage_url)
-    missing = config.tuning.trials - _count(study, *_DONE)
-    with tracked_run(f"tune {config.name}", experiment=experiment) as parent:
-        parent.log_config(config.model_dump(mode="json"))
-        parent.log_dataset(data.manifest)
-        parent.set_tags({"pillsnap.kind": "study", "optuna.study": study.study_name})
-        if missing > 0:
-            objective = _Objective(
-                config, data.with_train_share(config.tuning.train_share, config.seed), folder, parent
-            )
-            # a trial whose loss is no number fails; the study goes on
-            study.optimize(objective, n_trials=missing, catch=(TrainingError,))
-        result = _result(study, config)
-        write_bytes(folder / "best.yaml", result.best_config.to_yaml().encode())
-        parent.log_file(folder / "best.yaml")
-        parent.log_text(_table(study), "trials.md")
-        parent.log_metrics({"best_value": result.best_value, "completed": result.completed, "pruned": result.pruned})
-    return result
+def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    """The best of the complete ones: of those that keep the floors, where there are any."""
+    whole = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    return max(whole, key=lambda trial: (keeps_floors(trial), trial.value, -trial.number), default=None)
 
 
-class _Objective:
-    def __init__(self, config: ExperimentConfig, data: TrainingData, folder: Path, parent: TrackedRun) -> None:
-        self._config = config
-        self._data = data
-        self._folder = folder
-        self._parent = parent
-
-    def __call__(self, trial: optuna.Trial) -> float:
-        params = {
-            key: trial.suggest_float(key, space.low, space.high, log=space.log)
-            for key, space in self._config.tuning.space.items()
-        }
-        epochs = self._config.tuning.epochs
-        warmup = min(self._config.training.warmup_epochs, epochs / 4)
-        short = {"training.epochs": epochs, "training.warmup_epochs": warmup, "checkpoints.keep_best": 1}
-        config = self._config.with_overrides({**params, **short}, f"trial {trial.number}")
-        folder = self._folder / f"trial-{trial.number:03d}"
-        try:
-            with tracked_run(f"trial {trial.number}", parent=self._parent) as run:
-                run.log_config(config.model_dump(mode="json"))
-                run.set_tags({"pillsnap.kind": "trial", "optuna.trial": str(trial.number)})
-                observer = _TrialObserver(trial, run, self._config.tuning.objective)
-                try:
-                    fit(config, self._data, folder, observer)
-                    run.set_tags({"optuna.state": "complete"})
-                except optuna.TrialPruned:
-                    run.set_tags({"optuna.state": "pruned"})
-                    observer.pruned = True
-            if observer.pruned:  # a pruned run ends well: it did what it should
-                raise optuna.TrialPruned
-            return observer.best
-        except TrainingError as error:
-            _log.warning("trial %d failed: %s", trial.number, error)
-            raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+def keeps_floors(trial: FrozenTrial) -> bool:
+    """Whether it reaches all that ``tuning.floors`` asks for."""
+    return all(value <= 0 for value in trial.constraints.values())
 
 
-class _TrialObserver:
-    """Logs to the trial's run, reports to the study, and stops what the pruner gives up."""
-
-    def __init__(self, trial: optuna.Trial, run: TrackedRun, objective: str) -> None:
-        self._trial = trial
-        self._run = run
-        self._objective = objective
-        self.best = 0.0
-        self.pruned = False
-
-    def on_step(self, step: int, metrics: dict[str, float]) -> None:
-        self._run.log_metrics(metrics, step)
-
-    def on_resume(self, epoch: int, step: int) -> None:
-        _log.info("trial %d goes on after epoch %d", self._trial.number, epoch)
-
-    def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        if self._objective not in metrics:
-            raise ConfigError(
-                f"tuning.objective is {self._objective}, but the validation split has no such images; "
-                "set it to val_top1"
-            )
-        value = metrics[self._objective]
-        self.best = max(self.best, value)
-        self._run.log_metrics(metrics, epoch)
-        _log.info("trial %d, epoch %d: %s %.1f %%", self._trial.number, epoch, self._objective, 100 * value)
-        self._trial.report(value, epoch)
-        if self._trial.should_prune():
-            raise optuna.TrialPruned
-
-
-def _open_study(config: ExperimentConfig, data: TrainingData, storage_url: str) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warning of a failed trial is a whole traceback
-    identity = {"config": config.model_dump(mode="json", exclude={"tuning": {"trials"}}), "data": data.manifest.hash}
-    name = f"{config.name}-{sha256_json(identity)[:12]}"
-    pruner = optuna.pruners.MedianPruner(
-        n_startup_trials=config.tuning.pruning_startup_trials,
-        n_warmup_steps=config.tuning.pruning_warmup_epochs + 1,  # reports count from 1
-    )
-    try:
-        study = optuna.create_study(
-            study_name=name,
-            storage=optuna.storages.RDBStorage(storage_url),
-            pruner=pruner,
-            direction="maximize",
-            load_if_exists=True,
-        )
-    except Exception as error:  # SQLAlchemy and alembic raise many kinds; all mean: this URL does not work
-        raise ConfigError(f"the study's storage {storage_url.split('@')[-1]} cannot be used ({error})") from error
-    # a study that goes on must not draw again what it drew before
-    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
-    if _count(study, *_DONE) == 0:
-        flat = config.flat()
-        study.enqueue_trial({key: flat[key] for key, space in config.tuning.space.items() if _holds(space, flat[key])})
-    return study
-
-
-def _holds(space: FloatRange, value: float | None) -> bool:
-    return value is not None and space.low <= value <= space.high  # null: switched off in the file
-
-
-def _count(study: optuna.Study, *states: TrialState) -> int:
-    return len(study.get_trials(deepcopy=False, states=states))
-
-
-def _result(study: optuna.Study, config: ExperimentConfig) -> StudyResult:
-    if _count(study, TrialState.COMPLETE) == 0:
-        raise TrainingError(f"no trial of study {study.study_name} came to an end; see its runs in MLflow")
-    best = study.best_trial
-    assert best.value is not None
+def result_of(study: optuna.Study, config: ExperimentConfig) -> StudyResult | None:
+    """What the study found so far; None where no trial came to its end."""
+    trials = study.get_trials(deepcopy=False)
+    ended = over(trials)
+    best = best_of(ended)
+    if best is None or best.value is None:
+        return None
+    states = [trial.state for trial in ended]
     return StudyResult(
-        best_config=config.with_overrides(dict(best.params), "the study's best trial"),
+        study=study.study_name,
+        best_config=config.with_drawn(best.params, "the study's best trial"),
+        best_trial=best.number,
         best_value=best.value,
         best_params=dict(best.params),
-        completed=_count(study, TrialState.COMPLETE),
-        pruned=_count(study, TrialState.PRUNED),
-        failed=_count(study, TrialState.FAIL),
+        keeps_floors=keeps_floors(best),
+        completed=states.count(TrialState.COMPLETE),
+        pruned=states.count(TrialState.PRUNED),
+        failed=states.count(TrialState.FAIL),
+        retried=sum(RETRY_OF in trial.user_attrs for trial in trials),
+        epochs=epochs_of(trials),
     )
 
 
-def _table(study: optuna.Study) -> str:
-    keys = sorted({key for trial in study.trials for key in trial.params})
-    lines = ["| trial | state | value | " + " | ".join(keys) + " |", "|---" * (3 + len(keys)) + "|"]
-    for trial in study.trials:
-        value = "" if trial.value is None else f"{trial.value:.4f}"
-        params = " | ".join(f"{trial.params[key]:.4g}" if key in trial.params else "" for key in keys)
-        lines.append(f"| {trial.number} | {trial.state.name.lower()} | {value} | {params} |")
-    return "\n".join(lines) + "\n"
+def epochs_of(trials: Iterable[FrozenTrial]) -> int:
+    """Epochs that count: of a lineage those of its last trial, which holds those before it."""
+    trials = list(trials)
+    tried_again = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    return sum(len(trial.intermediate_values) for trial in trials if trial.number not in tried_again)

@@ -60,7 +60,7 @@ def test_what_the_demo_left_in_mlflow(journey: tuple[int, str], site: Any, tmp_p
     trials = runs_of(store, "pillsnap", **{"pillsnap.kind": "trial"})
     [training] = runs_of(store, "pillsnap", **{"pillsnap.kind": "training"})
     assert [trial.data.tags["mlflow.parentRunId"] for trial in trials] == [study.info.run_id] * 2
-    assert {entry.path for entry in store.list_artifacts(study.info.run_id)} == {"best.yaml", "trials.md"}
+    assert {entry.path for entry in store.list_artifacts(study.info.run_id)} == {"best.yaml", "trials.md", "pictures"}
 
     manifest = Manifest.load(site.folder / "w" / "demo" / "data")
     params, metrics, tags = training.data.params, training.data.metrics, training.data.tags

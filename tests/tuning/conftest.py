@@ -1,23 +1,33 @@
-"""A store of one's own, and coloured pictures that a tiny net trains on in a second."""
+"""A store of one's own, coloured pictures that a tiny net trains on in a second, studies, and a database server."""
 
 from __future__ import annotations
 
+import os
 import runpy
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 import torch
 
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.data.cache import PreparedCache
 from pillsnap.training.batches import TrainingData
+from pillsnap.tuning.storage import open_storage
+from pillsnap.tuning.study import open_study
+from pillsnap.tuning.supervisor import Supervisor
+from pillsnap.tuning.worker import Order, do_one_trial
 
 _tracking = runpy.run_path(str(Path(__file__).parents[1] / "tracking" / "conftest.py"))
 fresh_store, store = _tracking["fresh_store"], _tracking["store"]
 pytest_collection_modifyitems = _tracking["pytest_collection_modifyitems"]
+_servers = runpy.run_path(str(Path(__file__).parent / "servers.py"))
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -48,12 +58,108 @@ def tiny() -> ExperimentConfig:
 
 
 @pytest.fixture(scope="session")
-def training_data(tmp_path_factory: pytest.TempPathFactory, toys: SimpleNamespace) -> TrainingData:
+def tiny_manifest(tmp_path_factory: pytest.TempPathFactory, toys: SimpleNamespace) -> Path:
     folder = tmp_path_factory.mktemp("tuning")
     domains = ("real", "studio")
     images = [(n % 3, n % 3, "train", domains[n % 2]) for n in range(24)]
     images += [(n % 3, n % 3, "val", domains[n % 2]) for n in range(9)]
-    manifest = toys.save_manifest(folder / "data", toys.toy_colors(3), images)
+    images += [(n % 3, n % 3, "test", domains[n % 2]) for n in range(3)]
+    toys.save_manifest(folder / "data", toys.toy_colors(3), images)
+    return folder / "data"
+
+
+@pytest.fixture(scope="session")
+def training_data(tiny_manifest: Path) -> TrainingData:
+    from pillsnap.core.manifest import Manifest
+
+    manifest = Manifest.load(tiny_manifest)
     config = ExperimentConfig.build(TINY, None, "tiny.yaml")
-    cache = PreparedCache.build(manifest, config.preprocessing, folder / "cache")
+    cache = PreparedCache.build(manifest, config.preprocessing, tiny_manifest.parent / "cache")
     return TrainingData.of(manifest, cache, config)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """Of a database that is not there yet."""
+    return f"sqlite:///{tmp_path}/optuna.db"
+
+
+@pytest.fixture
+def toy_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    """``toy_job(mischief=…)``: see ``toy_job.py``. The workers' processes find it by the path that they inherit."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    from toy_job import ToyJob  # type: ignore[import-not-found]
+
+    folder = tmp_path / "toy"
+    folder.mkdir(exist_ok=True)
+    return lambda **options: ToyJob(folder, **options)
+
+
+@pytest.fixture
+def fresh_study(url: str) -> Callable[..., optuna.Study]:
+    """``fresh_study(config)``: the study of an experiment in this test's database, without heartbeats."""
+
+    def make(config: ExperimentConfig, name: str = "tiny-1") -> optuna.Study:
+        return open_study(config, name, open_storage(url))
+
+    return make
+
+
+@pytest.fixture
+def one_trial(url: str) -> Callable[..., None]:
+    """``one_trial(config, job)``: what a worker does, in this process."""
+
+    def run(config: ExperimentConfig, job: Any, name: str = "tiny-1", trials: int = 100, stop: Any = None) -> None:
+        order = Order(config, name, url, trials, "here:0:0", 0, job)
+        do_one_trial(order, lambda: None, stop or nullcontext())
+
+    return run
+
+
+@pytest.fixture
+def supervise(url: str) -> Iterator[Callable[..., Supervisor]]:
+    """``supervise(config, job, workers=2)``: a supervisor of worker processes on this test's database."""
+
+    opened: list[Any] = []
+
+    def make(config: ExperimentConfig, job: Any, workers: int = 2, **options: Any) -> Supervisor:
+        database = options.pop("storage_url", url)
+        storage = open_storage(database, heartbeat_s=config.tuning.heartbeat_s)
+        opened.append(storage)
+        study = open_study(config, "tiny-1", storage)
+        order = Order(config, "tiny-1", database, config.tuning.trials, "", 0, job)
+        return Supervisor(study, order, workers, options.pop("deadline", None), options.pop("on_lost", lambda: None))
+
+    yield make
+    for storage in opened:
+        storage.engine.dispose()
+
+
+@pytest.fixture
+def postgres() -> Iterator[Any]:
+    """A PostgreSQL server, with ``url``, ``stop()`` and ``start()``."""
+    tools = _servers["binaries"]()
+    missing = "PostgreSQL" if tools is None else "psycopg" if not _has_psycopg() else ""
+    if missing:
+        if os.environ.get("PILLSNAP_REQUIRE_POSTGRES") == "1":
+            pytest.fail(f"{missing} is not installed, and PILLSNAP_REQUIRE_POSTGRES=1")
+        pytest.skip(f"{missing} is not installed")
+    with _servers["postgres"](tools) as server:
+        yield server
+
+
+def _has_psycopg() -> bool:
+    try:
+        import psycopg  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running() -> Iterator[None]:
+    """No test leaves a thread that beats for a trial."""
+    yield
+    names = [thread.name for thread in threading.enumerate() if "record_heartbeat" in thread.name]
+    assert not names
+    sys.modules.pop("toy_job", None)

@@ -1,227 +1,208 @@
-"""The study: real trials on a tiny net, and everything else with an objective of our own."""
+"""Which trials count, which are tried again, what is drawn, and a database that goes away."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
+from optuna.trial import TrialState, create_trial
 
-from pillsnap.core.errors import ConfigError, TrainingError
+from pillsnap.core.errors import ConfigError, StoreError
 from pillsnap.core.experiment import ExperimentConfig
-from pillsnap.tracking.run import find_artifact
-from pillsnap.training.batches import TrainingData
-from pillsnap.tuning.study import StudyResult, run_study
+from pillsnap.tuning.storage import open_storage, shown
+from pillsnap.tuning.study import (
+    ERROR,
+    LAST,
+    RETRIES,
+    RETRY_OF,
+    SURPLUS,
+    best_of,
+    counted,
+    draw,
+    give_up,
+    load_study,
+    over,
+    result_of,
+    study_name,
+    try_again,
+)
+from pillsnap.tuning.words import describe, describe_storage, fate, trials_table
 
-Study = Callable[[ExperimentConfig], StudyResult]
-PARENT = "mlflow.parentRunId"
-
-
-@pytest.fixture
-def run(training_data: TrainingData, tmp_path: Path, store: MlflowClient) -> Study:
-    """Run a study in this test's folder, database and store."""
-
-    def run_it(config: ExperimentConfig) -> StudyResult:
-        url = f"sqlite:///{tmp_path}/optuna.db"
-        return run_study(config, training_data, tmp_path / "tune", storage_url=url, experiment="exp")
-
-    return run_it
-
-
-def fake_fit(monkeypatch: pytest.MonkeyPatch, *trials: Any) -> list[tuple[int, int]]:
-    """Each trial is a list of values of the objective by epoch, or an exception. Returns (trial, epoch) as seen."""
-    seen: list[tuple[int, int]] = []
-    rest = iter(enumerate(trials))
-
-    def fit(config: ExperimentConfig, data: TrainingData, folder: Path, observer: Any) -> None:
-        number, values = next(rest)
-        (folder / "checkpoints").mkdir(parents=True)
-        if isinstance(values, BaseException):
-            raise values
-        for epoch, value in enumerate(values, start=1):
-            seen.append((number, epoch))
-            observer.on_epoch(epoch, {"val_real_top1": value, "val_top1": value})
-
-    monkeypatch.setattr("pillsnap.tuning.study.fit", fit)
-    return seen
+Fresh = Callable[..., optuna.Study]
+FLOAT = {"model.drop_rate": optuna.distributions.FloatDistribution(0, 1)}
 
 
-def runs_of(store: MlflowClient) -> tuple[list[Run], list[Run]]:
-    """Parents and nested runs, the oldest first."""
-    found = store.get_experiment_by_name("exp")
-    assert found is not None
-    runs = store.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"])
-    parents = [run for run in runs if PARENT not in run.data.tags]
-    nested = sorted(
-        (run for run in runs if PARENT in run.data.tags), key=lambda run: int(run.data.tags["optuna.trial"])
+def add(study: optuna.Study, state: TrialState, **notes: Any) -> None:
+    complete = state == TrialState.COMPLETE
+    study.add_trial(
+        create_trial(
+            state=state,
+            value=0.5 if complete else None,
+            params={"model.drop_rate": 0.25},
+            distributions=FLOAT,
+            user_attrs=notes,
+            intermediate_values={1: 0.5},
+        )
     )
-    return parents, nested
 
 
-def trials_of(tmp_path: Path) -> list[optuna.trial.FrozenTrial]:
-    [summary] = optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/optuna.db")
-    return optuna.load_study(study_name=summary.study_name, storage=f"sqlite:///{tmp_path}/optuna.db").trials
+def test_what_counts(fresh_study: Fresh, tiny: ExperimentConfig) -> None:
+    study = fresh_study(tiny.with_overrides({"tuning.space": {}}))
+    for state, notes in (
+        (TrialState.COMPLETE, {}),
+        (TrialState.PRUNED, {}),
+        (TrialState.FAIL, {ERROR: "nan"}),
+        (TrialState.FAIL, {}),  # lost, and tried again by the next
+        (TrialState.COMPLETE, {RETRY_OF: 4}),
+        (TrialState.FAIL, {}),  # lost for good: who would have had it tried again was killed too
+        (TrialState.FAIL, {SURPLUS: True}),
+        (TrialState.FAIL, {LAST: True}),
+        (TrialState.RUNNING, {}),
+    ):
+        add(study, state, **notes)
+    assert study.trials[0].state == TrialState.WAITING, "the file as it stands"
+    assert [trial.number for trial in counted(study.trials)] == [0, 1, 2, 3, 5, 8, 9]
+    assert [trial.number for trial in over(study.trials)] == [1, 2, 3, 5, 8]
+    words = ["waiting", "complete", "pruned", "failed", "lost", "complete", "lost", "surplus", "failed", "running"]
+    assert [fate(trial) for trial in study.trials] == words
 
 
-def test_a_study_of_three_trials(run: Study, tiny: ExperimentConfig, tmp_path: Path, store: MlflowClient) -> None:
-    result = run(tiny)
-    assert result.completed + result.pruned == 3
-    assert result.failed == 0
-    assert 0 <= result.best_value <= 1
+def test_a_lost_trial_is_tried_again_so_often_and_by_one(fresh_study: Fresh, tiny: ExperimentConfig) -> None:
+    study = fresh_study(tiny)
+    trial = study.ask()
+    trial.suggest_float("model.drop_rate", 0, 1)
+    trial.report(0.4, 1)
+    said = give_up(study, study.trials[0], "killed", retries=1)
+    assert said == "trial 0 is lost (killed) and will be tried again"
+    assert give_up(study, study.trials[0], "killed", retries=1) == "", "somebody else has ended it"
+    assert "already" in try_again(study, study.trials[0], "interrupted", 1)
+    assert len(study.trials) == 2
 
-    flat = tiny.flat()
-    first = trials_of(tmp_path)[0].params
-    assert first == {key: flat[key] for key in tiny.tuning.space}, "the first trial is the file as it stands"
+    again = study.ask()
+    assert again.number == 1
+    assert again.suggest_float("model.drop_rate", 0, 1) == trial.params["model.drop_rate"]
+    assert study.trials[1].intermediate_values == {1: 0.4}
+    assert again.user_attrs[RETRIES] == 1
+    said = give_up(study, study.trials[1], "killed", retries=1)
+    assert said == "trial 1 failed: killed; it was tried again 1 times"
+    assert [fate(each) for each in study.trials] == ["lost", "failed"]
 
-    best = ExperimentConfig.load(tmp_path / "tune" / "best.yaml")
-    assert best == result.best_config
-    assert {key: best.flat()[key] for key in tiny.tuning.space} == result.best_params
-    assert best.training.epochs == tiny.training.epochs, "a trial is short, the training that follows is not"
-    assert not list((tmp_path / "tune").glob("trial-*")), "the trials' checkpoints are deleted"
-
-    [parent], nested = runs_of(store)
-    assert (parent.info.run_name, parent.info.status) == ("tune tiny", "FINISHED")
-    assert parent.data.tags["pillsnap.kind"] == "study"
-    assert parent.data.metrics["best_value"] == pytest.approx(result.best_value)
-    assert parent.inputs.dataset_inputs
-    assert [child.data.tags[PARENT] for child in nested] == [parent.info.run_id] * 3
-    assert {child.info.status for child in nested} == {"FINISHED"}
-    assert nested[0].data.params["cfg.training.epochs"] == "1"
-    assert "val_real_top1" in nested[0].data.metrics
-    assert find_artifact(parent.info.run_id, "best.yaml", tmp_path).read_text() == best.to_yaml()
-    assert find_artifact(parent.info.run_id, "trials.md", tmp_path).read_text().count("\n| ") >= 3
+    unlucky = study.ask()
+    give_up(study, study.trials[unlucky.number], "stopped", retries=0, blamed=False)
+    assert study.trials[-1].state == TrialState.WAITING, "it was not its fault"
 
 
-def test_called_again_it_adds_only_what_is_missing(
-    run: Study, tiny: ExperimentConfig, tmp_path: Path, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+def test_each_kind_is_drawn_within_its_range_and_the_file_comes_first(
+    fresh_study: Fresh, tiny: ExperimentConfig
 ) -> None:
-    fake_fit(monkeypatch, [0.1], [0.2], [0.3])
-    first = run(tiny)
-    fake_fit(monkeypatch)  # a fourth trial would be one too many
-    again = run(tiny)
-    assert again == first
-    assert len(runs_of(store)[1]) == 3
-    fake_fit(monkeypatch, [0.9], [0.8])
-    more = run(tiny.with_overrides({"tuning.trials": 5}))
-    assert (more.completed, more.best_value) == (5, 0.9)
-    drawn = [tuple(trial.params.values()) for trial in trials_of(tmp_path)]
-    assert len(set(drawn)) == 5, "a study that goes on draws new values, not the former ones once more"
+    space = {
+        "training.base_lr": {"low": 1e-4, "high": 1e-2, "log": True},
+        "augmentation.blur.kernel": {"type": "int", "low": 3, "high": 7, "step": 2},
+        "model.backbone": {"choices": ["resnet18", "resnet34"]},
+        "training.mixed_precision": {"choices": [True, False]},
+        "model.drop_rate": {"low": 0.4, "high": 0.5},
+        "training.ema_decay": {"low": 0.9, "high": 0.99},
+        "augmentation.strength": {"low": 0.0, "high": 2.0},
+    }
+    config = tiny.with_overrides({"tuning.space": space})
+    study = fresh_study(config)
+    drawn = [draw(study.ask(), config.tuning) for _ in range(12)]
+    first = drawn[0]
+    assert (first["training.base_lr"], first["model.backbone"]) == (config.training.base_lr, "resnet18")
+    assert first["augmentation.strength"] == 1
+    assert 0.4 <= first["model.drop_rate"] <= 0.5, "the file's own 0.3 lies outside of the range"
+    for values in drawn:
+        assert all(config.tuning.space[key].holds(value) for key, value in values.items())
+        config.with_drawn(values, "trial")
+    assert {values["augmentation.blur.kernel"] for values in drawn} == {3, 5, 7}
+    assert {values["training.mixed_precision"] for values in drawn} == {True, False}
 
 
-def test_another_experiment_is_another_study(
-    run: Study, tiny: ExperimentConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("sampler", "kind"), [("tpe", "TPESampler"), ("random", "RandomSampler")])
+def test_workers_that_start_at_once_draw_differently_and_again_the_same(
+    fresh_study: Fresh, tiny: ExperimentConfig, url: str, sampler: str, kind: str
 ) -> None:
-    one = tiny.with_overrides({"tuning.trials": 1})
-    fake_fit(monkeypatch, [0.1])
-    assert run(one).best_value == 0.1
-    fake_fit(monkeypatch, [0.3])
-    assert run(one.with_overrides({"training.weight_decay": 0.01})).best_value == 0.3
+    config = tiny.with_overrides({"tuning.sampler": sampler})
+    study = fresh_study(config)
+    add(study, TrialState.COMPLETE)
+
+    def draws(stream: int, seed: int = 0) -> float:
+        seeded = config.with_overrides({"seed": seed})
+        loaded = load_study(seeded, "tiny-1", open_storage(url), stream=stream)
+        assert type(loaded.sampler).__name__ == kind
+        distribution = optuna.distributions.FloatDistribution(0, 1)
+        return float(loaded.sampler.sample_independent(loaded, loaded.trials[-1], "x", distribution))
+
+    assert draws(0) == draws(0)
+    assert len({draws(0), draws(1), draws(2), draws(0, seed=1)}) == 4
+    with pytest.raises(StoreError, match="the study nosuch is not in sqlite"):
+        load_study(config, "nosuch", open_storage(url), stream=0)
 
 
-@pytest.mark.parametrize("warmup_epochs", [0, 1])
-def test_hopeless_trials_are_cut_off(
-    run: Study, tiny: ExperimentConfig, store: MlflowClient, monkeypatch: pytest.MonkeyPatch, warmup_epochs: int
-) -> None:
-    seen = fake_fit(monkeypatch, [0.5, 0.6, 0.7], [0.1, 0.1, 0.1], [0.8, 0.9, 0.9])
-    result = run(tiny.with_overrides({"tuning.epochs": 3, "tuning.pruning_warmup_epochs": warmup_epochs}))
-    assert (result.completed, result.pruned, result.best_value) == (2, 1, 0.9)
-    assert [epoch for trial, epoch in seen if trial == 1] == list(range(1, warmup_epochs + 2))
-    [parent], nested = runs_of(store)
-    assert [child.data.tags["optuna.state"] for child in nested] == ["complete", "pruned", "complete"]
-    assert {child.info.status for child in (parent, *nested)} == {"FINISHED"}
+def test_the_name_changes_with_what_matters(tiny: ExperimentConfig) -> None:
+    name = study_name(tiny, "a" * 64)
+    same = {"tuning.trials": 99, "tuning.retries": 9, "tuning.heartbeat_s": 9, "tuning.stalled_after_s": 9.0}
+    assert study_name(tiny.with_overrides(same), "a" * 64) == name
+    others = {"tuning.epochs": 2, "tuning.floors": {"val_top5": 0.5}, "seed": 1, "model.drop_rate": 0.1}
+    names = {study_name(tiny.with_overrides({key: value}), "a" * 64) for key, value in others.items()}
+    assert len(names | {name, study_name(tiny, "b" * 64)}) == 6
 
 
-def test_a_trial_whose_loss_is_no_number(
-    run: Study,
-    tiny: ExperimentConfig,
-    store: MlflowClient,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    fake_fit(monkeypatch, [0.4], TrainingError("the loss is nan after 3 updates"), [0.5])
-    result = run(tiny)
-    assert (result.completed, result.failed, result.best_value) == (2, 1, 0.5)
-    assert "trial 1 failed: the loss is nan after 3 updates" in caplog.text
-    assert "Traceback" not in caplog.text
-    [parent], nested = runs_of(store)
-    assert [child.info.status for child in nested] == ["FINISHED", "FAILED", "FINISHED"]
-    assert "loss is nan" in nested[1].data.tags["ended_because"]
-    assert parent.info.status == "FINISHED"
+def test_the_best_keeps_the_floors_where_any_does(fresh_study: Fresh, tiny: ExperimentConfig) -> None:
+    study = fresh_study(tiny.with_overrides({"tuning.space": {}}))
+    assert result_of(study, tiny) is None
+    for value, margin in ((0.9, 0.2), (0.5, -0.1), (0.6, 0.0), (0.95, 0.1)):
+        trial = study.ask()
+        trial.set_constraint("val_top5", margin)
+        study.tell(trial, value)
+    best = best_of(study.trials)
+    assert best is not None
+    assert (best.number, best.value) == (2, 0.6) == (study.best_trial.number, study.best_value)
+    short = best_of([study.trials[0], study.trials[3]])
+    assert short is not None
+    assert short.value == 0.95, "none keeps them: the best of all"
 
 
-def test_a_real_trial_that_explodes(
-    run: Study, tiny: ExperimentConfig, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the real trainer: a learning rate beyond all reason."""
-    huge = {"low": 1e20, "high": 1e30, "log": True}
-    config = tiny.with_overrides(
-        {"tuning.trials": 2, "tuning.space": {"training.base_lr": huge}, "training.gradient_clip": None}
-    )
-    with pytest.raises(TrainingError, match="no trial of study tiny-"):
-        run(config)
-    [parent], nested = runs_of(store)
-    assert [child.info.status for child in nested] == ["FAILED", "FAILED"]
-    assert parent.info.status == "FAILED"
+def test_a_study_in_words(fresh_study: Fresh, tiny: ExperimentConfig, url: str) -> None:
+    assert describe_storage(url).startswith("no study in sqlite")
+    study = fresh_study(tiny)
+    assert "no trial has come to its end yet" in describe(study)
+    trial = study.ask()
+    trial.suggest_float("model.drop_rate", 0, 1)
+    trial.report(0.5, 3)
+    trial.set_user_attr("worker", "night1:0:abc")
+    add(study, TrialState.FAIL, error="TrainingError: the loss is nan | and more\nlines")
+    add(study, TrialState.COMPLETE)
+    text = describe_storage(url, "tiny-1")
+    assert "2 trials are over: 1 complete, 0 pruned, 1 failed of themselves" in text
+    assert "trial 0 on night1:0 for 0 min, epoch 3 done" in text
+    assert "trial 1 failed: TrainingError: the loss is nan / and more" in text
+    assert "best: trial 2, 0.5000" in text
+    assert "model.drop_rate = 0.25" in text
+    table = trials_table(study).splitlines()
+    assert {line.count("|") for line in table} == {table[0].count("|")}
+    with pytest.raises(ConfigError, match=r"--study other: not in .*there are: tiny-1"):
+        describe_storage(url, "other")
 
 
-def test_an_interrupted_study_leaves_nothing_running_and_goes_on(
-    run: Study, tiny: ExperimentConfig, tmp_path: Path, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake_fit(monkeypatch, [0.4], KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        run(tiny)
-    [parent], nested = runs_of(store)
-    assert parent.info.status == "KILLED"
-    assert [child.info.status for child in nested] == ["FINISHED", "KILLED"]
-    assert not list((tmp_path / "tune").glob("trial-*"))
-    fake_fit(monkeypatch, [0.6], [0.5])
-    result = run(tiny)
-    assert (result.completed, result.best_value) == (3, 0.6)
-    states = [trial.state.name for trial in trials_of(tmp_path)]
-    assert "RUNNING" not in states
-    assert states.count("COMPLETE") == 3
+def test_a_password_is_never_shown() -> None:
+    assert shown("postgresql+psycopg://anna:geheim@host/db") == "postgresql+psycopg://anna:***@host/db"
+    assert "geheim" not in shown("://anna:geheim@host")
 
 
-def test_an_objective_that_is_not_measured(
-    run: Study, tiny: ExperimentConfig, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fit(config: ExperimentConfig, data: TrainingData, folder: Path, observer: Any) -> None:
-        observer.on_epoch(1, {"val_top1": 0.5})
-
-    monkeypatch.setattr("pillsnap.tuning.study.fit", fit)
-    with pytest.raises(ConfigError, match="set it to val_top1"):
-        run(tiny)
-    [parent], nested = runs_of(store)
-    assert {child.info.status for child in (parent, *nested)} == {"FAILED"}
-
-
-def test_a_value_that_is_switched_off_in_the_file_may_be_searched(
-    run: Study, tiny: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    space = {"training.gradient_clip": {"low": 0.5, "high": 2.0}, "model.drop_rate": {"low": 0.4, "high": 0.5}}
-    config = tiny.with_overrides({"training.gradient_clip": None, "tuning.trials": 1, "tuning.space": space})
-    fake_fit(monkeypatch, [0.4])
-    run(config)
-    drawn = trials_of(tmp_path)[0].params
-    assert 0.5 <= drawn["training.gradient_clip"] <= 2
-    assert 0.4 <= drawn["model.drop_rate"] <= 0.5, "the file's own 0.3 lies outside of the range"
-
-
-@pytest.mark.parametrize("key", ["training.base_rl", "training", "model.backbone", "model.pretrained"])
-def test_a_search_space_of_what_is_no_number_of_the_file(tiny: ExperimentConfig, key: str) -> None:
-    with pytest.raises(ConfigError, match=f"tuning.space: '{key}' (is not a number|cannot be varied)"):
-        tiny.with_overrides({"tuning.space": {key: {"low": 0.1, "high": 1.0}}})
-
-
-@pytest.mark.parametrize("url", ["nonsense", "nosuch://anna:geheim@host/db", "sqlite:////proc/none/optuna.db"])
-def test_a_storage_that_cannot_be_used(
-    tiny: ExperimentConfig, training_data: TrainingData, tmp_path: Path, store: MlflowClient, url: str
-) -> None:
-    with pytest.raises(ConfigError, match=r"storage .* cannot be used") as caught:
-        run_study(tiny, training_data, tmp_path, storage_url=url, experiment="exp")
-    assert "geheim" not in str(caught.value)
-    assert store.get_experiment_by_name("exp") is None, "no run was begun"
+def test_a_database_that_goes_away_is_waited_for(tiny: ExperimentConfig, postgres: Any) -> None:
+    storage = open_storage(postgres.url)
+    study = optuna.create_study(study_name="s", storage=storage, direction="maximize")
+    trial = study.ask()
+    postgres.stop()
+    threading.Timer(2.0, postgres.start).start()
+    started = time.monotonic()
+    trial.report(0.5, 1)  # refused connections, then a server that recovers
+    assert time.monotonic() - started > 1
+    study.tell(trial, 0.5)
+    assert study.best_value == 0.5
+    storage.engine.dispose()

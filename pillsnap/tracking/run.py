@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import mlflow
 from mlflow.tracking import MlflowClient
@@ -38,6 +38,22 @@ RUNS = "runs"
 _EVENTS = "tensorboard"
 _MAX_PARAM = 500
 _WAIT_FOR_OUTBOX_S = 30.0
+
+
+class ParentRun(Protocol):
+    """What a nested run needs to know of its parent, which may be open in another process."""
+
+    @property
+    def run_id(self) -> str:
+        """In the store."""
+
+    @property
+    def experiment_id(self) -> str:
+        """In the store."""
+
+    @property
+    def workspace(self) -> Path | None:
+        """Of the nested run too."""
 
 
 class TrackedRun:
@@ -92,11 +108,14 @@ class TrackedRun:
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Metrics of one step; for MLflow and for TensorBoard.
 
-        A run that goes on after a kill walks some steps again: what it has already told of them stands.
+        A run that goes on after a kill walks some steps again: what it has already told of them stands. Without a step
+        the newest value counts.
         """
         now, at = int(time.time() * 1000), step or 0
         points: list[Point] = [
-            (key, float(value), now, at) for key, value in metrics.items() if (key, at) not in self._told
+            (key, float(value), now, at)
+            for key, value in metrics.items()
+            if step is None or (key, at) not in self._told
         ]
         if points:
             self._outbox.post({"kind": "metrics", "points": points})
@@ -165,7 +184,7 @@ def tracked_run(
     name: str,
     *,
     experiment: str = "",
-    parent: TrackedRun | None = None,
+    parent: ParentRun | None = None,
     workspace: Path | None = None,
     resume: str = "",
 ) -> Iterator[TrackedRun]:

@@ -7,23 +7,22 @@ process opens its nested run by the parent's id alone.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from mlflow.entities import Run, ViewType
-from mlflow.exceptions import MlflowException
 
+from pillsnap.tracking.resuming import find_run, pointing_at
 from pillsnap.tracking.run import TrackedRun, tracked_run
-from pillsnap.tracking.store import connect, first_line, store_errors
+from pillsnap.tracking.store import connect, store_errors
 
 _log = logging.getLogger(__name__)
 STATE_TAG = "optuna.state"
 """complete, pruned, failed, lost (its process was killed or hung) or interrupted."""
 TRIAL_TAG = "optuna.trial"
 RETRY_TAG = "optuna.retry_of"
-_GOES_ON = "pillsnap.goes_on_in"
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,8 @@ class RunRef:
 
     run_id: str
     experiment_id: str
+    workspace: Path | None = None
+    """Of the runs of the trials: where their outboxes and TensorBoard's files lie. None: nowhere that stays."""
 
 
 @contextmanager
@@ -47,25 +48,20 @@ def study_run(name: str, *, experiment: str, former: str | None) -> Iterator[Tra
     Raises:
         StoreError: the store cannot be reached.
     """
-    if former is not None and _is_known(former):
-        client = connect()
-        opened = os.environ.get("MLFLOW_RUN_ID")
-        with store_errors():
-            if opened not in (None, former):  # mlflow run has opened another: it says where the figures are
-                client.set_tag(opened, _GOES_ON, former)
-                client.set_tag(opened, "mlflow.note.content", f"The study goes on in the run {former}.")
-            client.update_run(former, status="RUNNING")
-        os.environ["MLFLOW_RUN_ID"] = former
-        _log.info("the study goes on in the MLflow run %s", former)
-    with tracked_run(name, experiment=experiment) as run:
-        yield run
+    known = find_run(former) if former is not None else None
+    with ExitStack() as stack:
+        if known is not None:
+            stack.enter_context(pointing_at(known))
+            _log.info("the study goes on in the MLflow run %s", former)
+        resume = known.info.run_id if known is not None else ""
+        # no workspace: several processes, on one machine or on many, may work at one study
+        yield stack.enter_context(tracked_run(name, experiment=experiment, resume=resume))
 
 
 @contextmanager
 def trial_run(number: int, parent: RunRef) -> Iterator[TrackedRun]:
     """The nested run of a trial. Raises StoreError where the store cannot be reached."""
-    outer = TrackedRun(connect(), parent.run_id, parent.experiment_id)
-    with tracked_run(_name(number), parent=outer) as run:
+    with tracked_run(_name(number), parent=parent) as run:
         yield run
 
 
@@ -133,12 +129,3 @@ def _name(number: int) -> str:
 def _number(run: Run) -> int | None:
     word = (run.info.run_name or "").removeprefix("trial ")
     return int(word) if word.isdigit() else None
-
-
-def _is_known(run_id: str) -> bool:
-    try:
-        return str(connect().get_run(run_id).info.lifecycle_stage) == "active"
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            _log.warning("the MLflow run %s of the study cannot be found (%s)", run_id, first_line(error))
-        return False

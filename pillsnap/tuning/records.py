@@ -28,11 +28,12 @@ PICTURES = "pictures"
 class StudyRecord:
     """The MLflow side of one study at work."""
 
-    def __init__(self, study: optuna.Study, config: ExperimentConfig, run: TrackedRun) -> None:
+    def __init__(self, study: optuna.Study, config: ExperimentConfig, run: TrackedRun, folder: Path) -> None:
+        """Args: the study, its experiment, its parent run, and where the runs of the trials keep their files."""
         self._study = study
         self._config = config
         self._run = run
-        self.parent = RunRef(run.run_id, run.experiment_id)
+        self.parent = RunRef(run.run_id, run.experiment_id, folder)
 
     def end_forsaken(self) -> None:
         """End the runs of trials whose processes were killed."""

@@ -28,7 +28,7 @@ from pillsnap.training.trainer import fit
 from pillsnap.tuning.study import BEST, LINEAGE, RETRIES, RETRY_OF, RUN_ID, draw
 
 _log = logging.getLogger(__name__)
-_COUNTED_FROM_THE_END = ("training.freeze_epochs", "augmentation.mix_off_epochs")
+_COUNTED_FROM_THE_END = ("training.freeze_epochs", "training.mix_off_epochs")
 
 
 class Figures(Protocol):

@@ -76,7 +76,7 @@ def run_study(
     checkpoints = folder / study.study_name
     with study_run(f"tune {config.name}", experiment=experiment, former=study.user_attrs.get(RUN_ID)) as run:
         _begin(study, config, data.manifest, run)
-        record = StudyRecord(study, config, run)
+        record = StudyRecord(study, config, run, folder)
         real = TrialJob(config, data.manifest.root, data.cache.folder.parent, checkpoints, record.parent)
         order = Order(config, study.study_name, storage_url, wanted, worker="", stream=0, job=job or real)
         supervisor = Supervisor(study, order, workers, deadline, record.end_forsaken)

@@ -189,7 +189,7 @@ def test_the_experiments_load_and_could_be_tuned(path):
         ("training: {mixed_precision: maybe}", r"training\.mixed_precision"),
         ("augmentation: {cutmix_alpha: 0.5}", r"cutmix_alpha \(0\.5\) would do nothing while cutmix_minmax"),
         ("training: {freeze_epochs: 50}", r"freeze_epochs \(50\) must be fewer than epochs \(50\)"),
-        ("augmentation: {mix_off_epochs: 50}", r"mix_off_epochs \(50\) must be fewer than training\.epochs \(50\)"),
+        ("training: {mix_off_epochs: 50}", r"mix_off_epochs \(50\) must be fewer than epochs \(50\)"),
     ],
 )
 def test_mistakes_of_the_recipe_are_named(tmp_path, text, message):

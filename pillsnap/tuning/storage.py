@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import optuna
+import sqlalchemy
+import sqlalchemy.event
 import sqlalchemy.exc
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
@@ -97,13 +99,16 @@ def open_storage(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats
-                return PatientStorage(
+                storage = PatientStorage(
                     url,
                     engine_kwargs=_engine_options(url),
                     heartbeat_interval=heartbeat_s,
                     grace_period=None if heartbeat_s is None else heartbeat_s * GRACE,
                     heartbeat_stale_trial_callback=on_stale,
                 )
+            if not is_server(url):
+                _lock_before_reading(storage.engine)
+            return storage
         except Exception as error:  # SQLAlchemy, its drivers and alembic raise many kinds; all mean: not this URL
             if wait and _is_away(error) and time.monotonic() - started < OUTAGE_S:
                 time.sleep(1)
@@ -126,6 +131,20 @@ def shown(url: str) -> str:
         return make_url(url).render_as_string(hide_password=True)
     except sqlalchemy.exc.ArgumentError:
         return url.split("@")[-1]
+
+
+def _lock_before_reading(engine: sqlalchemy.Engine) -> None:
+    """sqlite knows no SELECT FOR UPDATE: two workers would read that a trial waits, and both would take it."""
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def leave_transactions_to_us(connection: Any, record: Any) -> None:
+        connection.isolation_level = None
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # connections that were opened before
 
 
 def _engine_options(url: str) -> dict[str, Any]:

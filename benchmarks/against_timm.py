@@ -47,13 +47,16 @@ COMMON = {
 }
 """What the script has no option for is off; random weights at the start."""
 SUMMARY = "summary.csv"
-LAUNCHER = (
-    "import runpy, sys, torch\n"
-    "if not torch.cuda.is_available(): torch.cuda.synchronize = lambda *_: None\n"
-    "sys.argv = sys.argv[1:]\n"
-    "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-)
-"""Some versions of the script wait for a GPU after each validation batch, and fail where there is none."""
+LAUNCHER = """
+import runpy, sys, torch, timm.utils
+if not torch.cuda.is_available():
+    torch.cuda.synchronize = lambda *_: None
+    choose = timm.utils.init_distributed_device
+    timm.utils.init_distributed_device = lambda args: choose(setattr(args, "device", "cpu") or args)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Without a GPU, versions of the script that have no ``--device`` must be told, and kept from waiting for one."""
 _POLL_S = 0.02
 
 
@@ -171,7 +174,7 @@ def run_watched(command: list[str], folder: Path, threads: int) -> Outcome:
             process.wait()
     if process.returncode != 0 or len(marks) < 2:
         last = "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:])
-        raise SystemExit(f"ended with status {process.returncode}: {' '.join(command)}\n{last}")
+        raise SystemExit(f"{folder.name} ended with status {process.returncode}: {command[3:]}\n{last}")
     with summary.open(encoding="utf-8", newline="") as file:
         top1 = [float(row["eval_top1"]) for row in csv.DictReader(file)]
     spans = list(itertools.pairwise(marks))

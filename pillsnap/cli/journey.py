@@ -115,7 +115,6 @@ class RunLogger:
         """The training goes on: epochs of another process say nothing of the time that is left."""
         self.done_before = epoch
         self._run.set_tags({"pillsnap.resumed_after": f"epoch {epoch}, update {step}"})
-        _log.info("the training goes on after epoch %d of %d (%d updates)", epoch, self._epochs, step)
 
     def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Figures of an epoch, and how long it will still take."""

@@ -194,6 +194,7 @@ class _Trainer:
         epochs = self._config.training.epochs
         done = len(self._history)
         if 0 < done < epochs:
+            _log.info("the training goes on after epoch %d of %d (%d updates)", done, epochs, self._step)
             self._observer.on_resume(done, self._step)
         longest_s = 0.0
         for epoch in range(done + 1, epochs + 1):

@@ -130,7 +130,11 @@ def test_while_it_goes_on_it_is_running(open_run: Open, store: MlflowClient, mon
     monkeypatch.setattr(
         ResumableRun,
         "note",
-        lambda self, **values: (seen.append(store.get_run(run_id).info.status), note(self, **values))[1],
+        lambda self, **values: (
+            self.tracked.flush(),
+            seen.append(store.get_run(run_id).info.status),
+            note(self, **values),
+        )[2],
     )
     open_run(None)
     assert seen == ["RUNNING", "FINISHED"], "marked as finished when MLflow has it too"

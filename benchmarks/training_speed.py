@@ -114,12 +114,16 @@ class TakingTurns:
 
     def __init__(self, odd: Any, even: Any, sampler: Any) -> None:
         self._odd, self._even, self._sampler = odd, even, sampler
+        self.cpu_s: list[float] = []
+        """Of this process in each epoch: the steps alone, without validation and checkpoint."""
 
     def __len__(self) -> int:
         return len(self._odd)
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self._odd if self._sampler.epoch % 2 else self._even)
+        before = time.process_time()
+        yield from self._odd if self._sampler.epoch % 2 else self._even
+        self.cpu_s.append(time.process_time() - before)
 
 
 class BareLoop:
@@ -264,15 +268,9 @@ def feed(config: ExperimentConfig, rounds: int, batches: int, folder: Path) -> F
     data = noise_data(fed, batches * fed.data.batch_size, folder)
     cuda = torch.cuda.is_available()
     loader, sampler = train_loader(data, fed, cuda=cuda)
-    figures: list[dict[str, float]] = []
-    marks = [time.process_time()]
-
-    def note(metrics: dict[str, float]) -> None:
-        figures.append(metrics)
-        marks.append(time.process_time())
-
+    speeds: list[float] = []
     turns = TakingTurns(loader, MemoryLoader(fed, len(loader), cuda), sampler)
-    train(fed, data, folder, turns, sampler, note)
+    train(fed, data, folder, turns, sampler, lambda figures: speeds.append(figures["images_per_s"]))
     started = time.perf_counter()
     images = sum(len(label_N) for _, label_N in loader)
     alone = images / (time.perf_counter() - started)
@@ -281,9 +279,8 @@ def feed(config: ExperimentConfig, rounds: int, batches: int, folder: Path) -> F
     for _ in here:
         pass
     feed_cpu_s = (time.process_time() - before) / images
-    speeds = [metrics["images_per_s"] for metrics in figures]
     odd, even = speeds[2::2], speeds[3::2]  # the first of each warms up
-    train_cpu_s = statistics.median(np.diff(marks)[3::2]) / images
+    train_cpu_s = statistics.median(turns.cpu_s[3::2]) / images
     ratios = [ours / synthetic for ours, synthetic in zip(odd, even, strict=True)]
     return Fed(ratios, statistics.median(even), alone, train_cpu_s, feed_cpu_s)
 

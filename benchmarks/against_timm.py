@@ -130,7 +130,7 @@ def timm_options(config: ExperimentConfig, folder: Path, classes: int) -> list[s
         options["model-kwargs"] = [f"{name}={value!r}".replace(" ", "") for name, value in config.model.kwargs.items()]
     # the schedule of each update, and workers that outlive an epoch, as ours
     words = ["--sched-on-updates", "--warmup-prefix", "--channels-last", "--use-multi-epochs-loader"]
-    device = Device.choose(bool(training.mixed_precision))
+    device = Device.of(config)
     if device.autocast_dtype is not None:
         words += ["--amp", "--amp-dtype", str(device.autocast_dtype).removeprefix("torch.")]
     if device.torch_device.type == "cuda" and config.data.pin_memory:
@@ -230,7 +230,7 @@ def compare(config: ExperimentConfig, options: argparse.Namespace, folder: Path)
     print(
         f"{config.model.backbone}, {config.preprocessing.target_size} px, batches of {config.data.batch_size}, "
         f"{config.training.epochs} epochs, {len(data.train_indices)} + {len(data.val_indices)} pictures; "
-        f"{Device.choose(bool(config.training.mixed_precision))}, {options.threads} threads, "
+        f"{Device.of(config)}, {options.threads} threads, "
         f"{config.data.workers} workers"
     )
     outcomes: dict[str, list[Outcome]] = {"timm": [], "PillSnap": []}

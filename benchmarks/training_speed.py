@@ -131,7 +131,7 @@ class BareLoop:
 
     def __init__(self, config: ExperimentConfig) -> None:
         self._config = config
-        self._device = Device.choose(bool(config.training.mixed_precision))
+        self._device = Device.of(config)
         self._where = self._device.torch_device
         net = create_net(config.model, config.preprocessing, CLASSES).backbone
         self._net: Any = net.to(self._where, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -328,7 +328,7 @@ def main() -> None:
     base = {"model.pretrained": False, "model.weights": None, "training.warmup_epochs": 0, "checkpoints.keep_best": 1}
     config = ExperimentConfig.load(options.experiment, {**base, **dict(map(parse_override, options.set))})
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    device = Device.choose(bool(config.training.mixed_precision))
+    device = Device.of(config)
     print(
         f"{config.model.backbone}, {config.preprocessing.target_size} px, batches of {config.data.batch_size}; "
         f"{device}, {torch.get_num_threads()} threads, {config.data.workers} workers"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import StoreError
+
+_BEING_MADE = ("already exists", "duplicate column name")
+"""What a database says to the second of two that make its tables at once."""
+_ATTEMPTS = 10
+_PAUSE_S = 2.0
 
 
 def tracking_uri() -> str:
@@ -43,8 +49,20 @@ def connect() -> MlflowClient:
         _knock(uri)
         mlflow.set_tracking_uri(uri)
         client = MlflowClient()
-        client.search_experiments(max_results=1)
+        _ask(client)
     return client
+
+
+def _ask(client: MlflowClient) -> None:
+    """One question. Who is second at a new database finds tables that the first one is just making, and asks again."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            client.search_experiments(max_results=1)
+            return
+        except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
+            if attempt == _ATTEMPTS or not any(words in str(error) for words in _BEING_MADE):
+                raise
+            time.sleep(_PAUSE_S)
 
 
 def ensure_experiment(client: MlflowClient, name: str) -> str:

@@ -19,6 +19,8 @@ from pillsnap.core.experiment import AugmentationConfig, ColorJitterConfig
 ImageU8 = NDArray[np.uint8]
 _GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
 """Luma of ITU-R BT.601, as in JPEG."""
+_KEEP_33 = np.eye(3, dtype=np.float32)
+_GRAY_33 = np.tile(_GRAY_WEIGHTS, (3, 1))
 
 
 def augment(image_HWC_u8: ImageU8, config: AugmentationConfig, rng: np.random.Generator) -> ImageU8:
@@ -64,7 +66,7 @@ def _jitter_color(image: Any, config: ColorJitterConfig, rng: np.random.Generato
     turn = rng.uniform(-1, 1) * config.hue
     if config.brightness or config.contrast or config.saturation:
         gray_mean = float(np.dot(cv2.mean(image)[:3], _GRAY_WEIGHTS)) * brightness
-        mix = saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * np.tile(_GRAY_WEIGHTS, (3, 1))
+        mix = saturation * _KEEP_33 + (1 - saturation) * _GRAY_33
         matrix = np.empty((3, 4), np.float32)
         matrix[:, :3] = mix * (brightness * contrast)
         matrix[:, 3] = (1 - contrast) * gray_mean

@@ -375,7 +375,7 @@ def test_a_dry_run_leaves_nothing(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     status, out, err = call(name, *command, "--dry-run")
     assert status == 0, err
-    assert "trained one batch of 8 on CPU" in out
+    assert "trained one update of 8 images on CPU" in out
     assert "validated 9 images; checkpoint 0.4 MB" in out
     assert "exported 0." in out
     assert "dry run: all well after" in out

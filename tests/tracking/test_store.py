@@ -96,3 +96,23 @@ def test_retries_draw_nothing_from_the_generator_that_the_training_uses(
     with pytest.raises(MlflowException, match="retries"):
         MlflowClient("http://127.0.0.1:9").set_tag("a" * 32, "key", "value")
     assert random.getstate() == before
+
+
+def test_a_database_that_another_process_is_just_making(monkeypatch: pytest.MonkeyPatch, fresh_store: Path) -> None:
+    asked: list[int] = []
+
+    def search(self: MlflowClient, max_results: int) -> list[object]:
+        asked.append(max_results)
+        if len(asked) < 3:
+            raise MlflowException("(sqlite3.OperationalError) table registered_models already exists")
+        if len(asked) == 4:
+            raise MlflowException("(sqlite3.OperationalError) disk I/O error")
+        return []
+
+    monkeypatch.setattr(MlflowClient, "search_experiments", search)
+    monkeypatch.setattr("pillsnap.tracking.store._PAUSE_S", 0.0)
+    connect()
+    assert len(asked) == 3
+    with pytest.raises(StoreError, match="disk I/O error"):
+        connect()
+    assert len(asked) == 4

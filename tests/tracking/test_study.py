@@ -51,7 +51,7 @@ def test_under_mlflow_run_the_new_run_says_where_the_figures_are(
     with study_run("tune x", experiment="exp", former=run.run_id) as again:
         assert again.run_id == run.run_id
     left = store.get_run(opened)
-    assert left.data.tags["pillsnap.goes_on_in"] == run.run_id
+    assert left.data.tags["pillsnap.continues_in"] == run.run_id
     assert run.run_id in left.data.tags["mlflow.note.content"]
 
 

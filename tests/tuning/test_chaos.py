@@ -24,6 +24,13 @@ TRIALS = 10
 EPOCHS = 6
 
 
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.Error:  # killed, and not yet buried
+        return False
+
+
 @pytest.fixture
 def config(tiny: ExperimentConfig) -> ExperimentConfig:
     settings = {"trials": TRIALS, "heartbeat_s": 2, "stalled_after_s": 90, "retries": 100}
@@ -38,7 +45,7 @@ def killing(supervisor: Supervisor, kills: list[int], limit: int) -> Iterator[No
 
     def kill() -> None:
         while len(kills) < limit and not over_now.wait(chance.uniform(0.5, 2.0)):
-            workers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+            workers = [child for child in psutil.Process().children() if is_worker(child)]
             if workers:
                 victim = chance.choice(workers)
                 victim.kill()

@@ -189,7 +189,7 @@ def _device_facts(device: Device) -> dict[str, object]:
 def export_step(run: TrackedRun, checkpoint: Path, manifest: Manifest, workspace: Path) -> ExportResult:
     """Write the bundle, prove its parity, log it as the run's model."""
     from pillsnap.exporting.export import export_bundle
-    from pillsnap.tracking.models import log_bundle
+    from pillsnap.tracking.run_model import log_bundle
     from pillsnap.tracking.source import CodeVersion
     from pillsnap.training.checkpoint import Checkpoint
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pillsnap.cli.duration import Duration
 from pillsnap.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,24 +65,6 @@ def experiment_options(command: _Command) -> _Command:
     for option in reversed(options):
         command = option(command)
     return command
-
-
-class Duration(click.ParamType[float | None]):
-    """``8h``, ``90m``, ``45s``, ``1h30m`` → seconds; an empty text → None (``mlflow run`` has no optional values)."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        """Seconds."""
-        if value is None or value == "":
-            return None
-        if isinstance(value, int | float):
-            return float(value)
-        found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", str(value).strip())
-        if found is None or not any(found.groups()):
-            self.fail(f"{value!r} is no duration; write for example 8h, 90m or 1h30m", param, ctx)
-        hours, minutes, seconds = (int(part or 0) for part in found.groups())
-        return float(3600 * hours + 60 * minutes + seconds)
 
 
 def training_options(command: _Command) -> _Command:

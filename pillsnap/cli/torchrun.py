@@ -38,6 +38,7 @@ def follow(config: ExperimentConfig, data_name: str, workspace: Path) -> None:
     from pillsnap.training.trainer import Nobody, fit
 
     with failing_together():
+        startable, _ = journey.with_local_weights(config, workspace)
         manifest = journey.find_data(data_name, workspace)
         data = journey.load_training_data(config, manifest, workspace)
-        fit(config, data, workspace, Nobody())
+        fit(startable, data, workspace, Nobody())

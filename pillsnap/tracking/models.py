@@ -1,4 +1,4 @@
-"""Bundles as MLflow models: logging one to a run, and fetching one by its URI, byte for byte."""
+"""Bundles as MLflow models: making one the model of a run, and fetching one by its URI, byte for byte."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import mlflow
 import mlflow.onnx
@@ -16,7 +15,6 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from mlflow.entities import LoggedModelStatus, Run
-from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, Schema, TensorSpec
@@ -24,40 +22,11 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES, BundleMetadata
 from pillsnap.core.errors import BundleError, StoreError
 from pillsnap.core.files import sha256_file
-from pillsnap.tracking.delivery import FINAL_CODES
 from pillsnap.tracking.store import connect, store_errors
 
-if TYPE_CHECKING:
-    from pillsnap.tracking.run import TrackedRun
-
-_log = logging.getLogger(__name__)
 MODEL_NAME = "bundle"
 _MODEL_FILE = "model.onnx"
 MODEL_URI_TAG = "pillsnap.model_uri"
-
-
-def log_bundle(run: TrackedRun, bundle: Path) -> str | None:
-    """Log a bundle as an ONNX model of a run.
-
-    Returns:
-        Its URI, ``models:/m-…``; also kept as a tag of the run. None where the store does not answer: the bundle is
-        kept in the run's outbox, and becomes the run's model with everything else that waits there.
-
-    Raises:
-        BundleError: it is not a bundle.
-        StoreError: the store has kept other bytes than those that were sent, or says no.
-    """
-    _load(bundle)  # what is no bundle is said here and now
-    if run.flush():
-        try:
-            with store_errors():
-                return send_bundle(connect(), run.run_id, bundle)
-        except StoreError as error:
-            if _is_final(error.__cause__):
-                raise
-    run.post_bundle(bundle)
-    _log.warning("the MLflow store does not answer: the bundle %s is kept and becomes the run's model later", bundle)
-    return None
 
 
 def send_bundle(client: MlflowClient, run_id: str, bundle: Path) -> str:
@@ -72,7 +41,7 @@ def send_bundle(client: MlflowClient, run_id: str, bundle: Path) -> str:
     known = run.data.tags.get(MODEL_URI_TAG)
     if known is not None:
         return str(known)
-    model, metadata = _load(bundle)
+    model, metadata = load_bundle(bundle)
     with _quiet():
         info = Model.log(
             artifact_path=None,
@@ -105,17 +74,13 @@ def _model_entry(client: MlflowClient, run: Run) -> str:
     return str(made.model_id)
 
 
-def _load(bundle: Path) -> tuple[onnx.ModelProto, BundleMetadata]:
+def load_bundle(bundle: Path) -> tuple[onnx.ModelProto, BundleMetadata]:
+    """The model of a file, and what its metadata say. Raises BundleError: it is not a bundle."""
     try:
         model = onnx.load(bundle)
     except DecodeError as error:
         raise BundleError(f"{bundle}: is no ONNX file ({error})") from error
     return model, BundleMetadata.from_props({prop.key: prop.value for prop in model.metadata_props}, str(bundle))
-
-
-def _is_final(cause: BaseException | None) -> bool:
-    """Whether asking again would change nothing: our own finding, or an answer that the store gave."""
-    return cause is None or (isinstance(cause, MlflowException) and cause.error_code in FINAL_CODES)
 
 
 @contextlib.contextmanager

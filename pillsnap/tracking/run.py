@@ -140,7 +140,7 @@ class TrackedRun:
         self._outbox.post({"kind": "file", "path": self._outbox.keep_text(text, file), "folder": folder})
 
     def post_bundle(self, bundle: Path) -> None:
-        """Have a bundle logged as a model when the store answers. `models.log_bundle` does it at once."""
+        """Have a bundle logged as a model when the store answers. `run_model.log_bundle` does it at once."""
         self._outbox.post({"kind": "bundle", "path": self._outbox.keep(bundle)})
 
     def end(self, status: str, error: BaseException | None = None) -> None:

@@ -13,8 +13,8 @@ from mlflow.tracking import MlflowClient
 
 from pillsnap.core.evidence import ClassResult, Evidence, Latency, Metric
 from pillsnap.core.files import sha256_file
-from pillsnap.tracking.models import log_bundle
 from pillsnap.tracking.run import tracked_run
+from pillsnap.tracking.run_model import log_bundle
 
 _tracking = runpy.run_path(str(Path(__file__).parents[1] / "tracking" / "conftest.py"))
 fresh_store, store = _tracking["fresh_store"], _tracking["store"]

@@ -18,9 +18,10 @@ from mlflow.tracking import MlflowClient
 
 from pillsnap.tracking import outbox as outbox_module
 from pillsnap.tracking.delivery import joined
-from pillsnap.tracking.models import MODEL_URI_TAG, log_bundle
+from pillsnap.tracking.models import MODEL_URI_TAG
 from pillsnap.tracking.outbox import REFUSED_FILE, Outbox
 from pillsnap.tracking.run import tracked_run
+from pillsnap.tracking.run_model import log_bundle
 from pillsnap.tracking.sync import sync_run, waiting_runs
 
 

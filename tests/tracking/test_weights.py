@@ -11,8 +11,8 @@ from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import BundleError, ConfigError, StoreError
 from pillsnap.core.files import sha256_file
-from pillsnap.tracking.models import log_bundle
 from pillsnap.tracking.run import tracked_run
+from pillsnap.tracking.run_model import log_bundle
 from pillsnap.tracking.weights import fetch_weights, is_remote
 
 Train = Callable[..., SimpleNamespace]

@@ -1,4 +1,4 @@
-"""An MLflow run that goes on: opened again, and pointed at by the run that was opened in its place.
+"""An MLflow run that goes on: found again, and pointed at by the run that was opened in its place.
 
 Knows the tracking store alone; which run is to go on, and from where, others decide.
 """
@@ -14,13 +14,13 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from pillsnap.tracking.delivery import ENDED_BECAUSE_TAG
 from pillsnap.tracking.source import CodeVersion
 from pillsnap.tracking.store import connect, first_line, store_errors
 
 _log = logging.getLogger(__name__)
 RUN_OF_MLFLOW = "MLFLOW_RUN_ID"
 """Environment variable: the run that ``mlflow run`` has opened for this process."""
-ENDED_BECAUSE = "ended_because"
 CONTINUES_IN = "pillsnap.continues_in"
 
 
@@ -35,15 +35,6 @@ def find_run(run_id: str) -> Run | None:
                 return None
             raise
     return run if run.info.lifecycle_stage == "active" else None
-
-
-def open_again(client: MlflowClient, run_id: str) -> Run:
-    """Set a run back to RUNNING."""
-    run = client.get_run(run_id)
-    client.update_run(run_id, status="RUNNING")
-    if ENDED_BECAUSE in run.data.tags:
-        client.delete_tag(run_id, ENDED_BECAUSE)
-    return run
 
 
 def warn_of_other_code(run: Run) -> None:
@@ -84,7 +75,7 @@ def _end(client: MlflowClient, run_id: str, error: BaseException | None) -> None
     status = "FINISHED" if error is None else "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
     try:
         if error is not None:
-            client.set_tag(run_id, ENDED_BECAUSE, f"{type(error).__name__}: {error}"[:5000])
+            client.set_tag(run_id, ENDED_BECAUSE_TAG, f"{type(error).__name__}: {error}"[:5000])
         client.set_terminated(run_id, status)
     except MlflowException as failure:
         _log.warning("the MLflow run %s could not be ended as %s (%s)", run_id, status, first_line(failure))

@@ -22,8 +22,9 @@ from mlflow.tracking import MlflowClient
 from pillsnap.core.experiment import flatten
 from pillsnap.core.files import canonical_json
 from pillsnap.core.manifest import Manifest
+from pillsnap.tracking.delivery import ENDED_BECAUSE_TAG
 from pillsnap.tracking.outbox import OUTBOX, Outbox
-from pillsnap.tracking.resuming import RUN_OF_MLFLOW, open_again
+from pillsnap.tracking.resuming import RUN_OF_MLFLOW
 from pillsnap.tracking.source import CodeVersion
 from pillsnap.tracking.store import connect, ensure_experiment, first_line, store_errors, tracking_uri
 
@@ -169,14 +170,15 @@ class TrackedRun:
     def _end_directly(self, status: str, reason: str) -> None:
         try:
             client = MlflowClient(tracking_uri())
-            client.set_tag(self.run_id, "ended_because", reason)
+            client.set_tag(self.run_id, ENDED_BECAUSE_TAG, reason)
             client.set_terminated(self.run_id, status)
         except Exception as error:
             _log.warning("the MLflow run %s could not be ended as %s (%s)", self.run_id, status, first_line(error))
 
     def go_on(self) -> None:
-        """The run had ended or was killed, and goes on."""
+        """The run had ended or was killed, and goes on: what it still had to tell comes first, then that it runs."""
         self._outbox.post({"kind": "status", "status": "RUNNING"})
+        self.flush()
 
 
 @contextmanager
@@ -205,7 +207,7 @@ def tracked_run(
     attached = "" if parent is not None or resume else os.environ.pop(RUN_OF_MLFLOW, "")
     with store_errors():
         if resume:
-            run = open_again(client, resume)
+            run = client.get_run(resume)  # `go_on` sets it back to RUNNING
         elif attached:
             run = client.get_run(attached)
             client.update_run(attached, name=name)

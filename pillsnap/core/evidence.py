@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pillsnap.core.document import StoredDocument
 
-EVIDENCE_VERSION = "1"
+EVIDENCE_VERSION = "2"
 
 
 class _Frozen(BaseModel):
@@ -18,12 +18,19 @@ class _Frozen(BaseModel):
 
 
 class Metric(_Frozen):
-    """One figure. A share of images has its 95 % Wilson interval and the number of images."""
+    """One figure. A share of images has its 95 % Wilson interval and the number of images.
+
+    Photos of one sitting are not independent: ``group_low`` and ``group_high`` are the 95 % interval of a bootstrap
+    over capture groups, which does not pretend that they are.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
     images: int | None = None
+    group_low: float | None = None
+    group_high: float | None = None
+    groups: int | None = None
 
 
 class ClassResult(_Frozen):
@@ -53,6 +60,40 @@ class Latency(_Frozen):
     hardware: str
 
 
+class PairedDifference(_Frozen):
+    """Candidate minus champion on the same images."""
+
+    difference: float
+    low: float
+    """Ends of the two-sided 95 % interval, by a bootstrap over capture groups."""
+    high: float
+    images: int
+    groups: int
+    only_candidate: int
+    """Images that only the candidate answers right."""
+    only_champion: int
+    p_value: float
+    """McNemar's exact test, two-sided."""
+
+
+class Comparison(_Frozen):
+    """The candidate beside the champion on the images of drugs that both know."""
+
+    champion_sha256: str
+    metrics: dict[str, PairedDifference]
+    """``top1`` and ``real_top1``."""
+
+
+class Agreement(_Frozen):
+    """How often another way to the answer gives the same first answer."""
+
+    images: int
+    top1: float
+    """Share of images, 0..1."""
+    largest_difference: float | None = None
+    """Of the probabilities."""
+
+
 class Evidence(StoredDocument):
     """Everything that was measured of one bundle (by digest) on one manifest (by hash)."""
 
@@ -78,5 +119,19 @@ class Evidence(StoredDocument):
     """(true K-CODE, answered K-CODE, images), the most frequent first."""
     latency: Latency
     environment: dict[str, str]
+    manifest_date: str = ""
+    """ISO 8601: when the manifest was made."""
+    worst_slices: dict[str, tuple[str, Metric]] = Field(default_factory=dict)
+    """The worst value of each condition that has enough photos to tell: ``light`` → (``2``, metric)."""
+    look_alikes: tuple[tuple[str, str, float], ...] = ()
+    """(K-CODE, K-CODE, share of the photos of both that are taken for the other), the most confusable first."""
+    calibration: dict[str, float] = Field(default_factory=dict)
+    """``temperature`` (fitted on validation), ``ece``, ``ece_uncalibrated``."""
+    agreements: dict[str, Agreement] = Field(default_factory=dict)
+    """``pytorch``, ``client`` (the phone's crop, 512 pixels and JPEG), ``quantised``: as far as they were measured."""
+    comparison: Comparison | None = None
+    """None: there was no champion, or none was given."""
+    code: dict[str, str] = Field(default_factory=dict)
+    """``pillsnap`` (version), ``git_commit``, ``uncommitted`` (yes, no)."""
     notes: tuple[str, ...] = Field(default=())
     """What limits these figures, in words."""

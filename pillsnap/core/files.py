@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,22 @@ def sha256_file(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def sha256_tree(folder: Path, leave_out: Collection[str] = ()) -> str:
+    """sha256 (hex) over the names and bytes of all files under a folder, but for those named in ``leave_out``.
+
+    Raises:
+        DataError: a file cannot be read, or is a link: what it points to may change without a trace.
+    """
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            raise DataError(f"{path}: is a link, where only files are taken")
+        if path.is_file() and name not in leave_out:
+            digests[name] = sha256_file(path)
+    return sha256_json(digests)
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def test_another_bundle_or_manifest_is_rejected() -> None:
 
 
 def test_another_version_of_evidence_is_rejected() -> None:
-    evidence = evidence_of(GOOD).model_copy(update={"evidence_version": "2"})
+    evidence = evidence_of(GOOD).model_copy(update={"evidence_version": "1"})
     assert decide(evidence, POLICY, bundle_sha256=BUNDLE, manifest_hash=MANIFEST).verdict == Verdict.REJECT
 
 

@@ -61,7 +61,7 @@ class _Steps:
 @click.option("--overrides", default="", help="Several KEY=VALUE for the experiment, separated by blanks.")
 @click.option("--studio-per-drug", type=int, default=42, show_default=True, help="Studio pictures a drug.")
 def demo(workspace: Path, seed: int, drugs: int, config_file: Path, overrides: str, studio_per_drug: int) -> None:
-    """Run the whole journey: render, prepare, tune, train, export, evaluate, gate, register, promote, identify."""
+    """Run the whole journey: render, prepare, tune, train, export, evaluate, register, judge, promote, identify."""
     if not Path("MLproject").is_file():
         raise ConfigError(f"no MLproject in {Path.cwd()}: run the demo from the project's folder")
     started = time.monotonic()
@@ -86,11 +86,15 @@ def demo(workspace: Path, seed: int, drugs: int, config_file: Path, overrides: s
     )  # fmt: skip
     run_id = _value_after(output, "run: ")
     output = steps.run("Register the bundle", *pillsnap, "registry", "register", run_id, "--name", MODEL)
-    version = output.partition(" version ")[2].split(",")[0]
-    promote = ("registry", "promote", version, "--name", MODEL)
-    output = steps.run("Promote it, if the gate allows", *pillsnap, *promote, may_refuse=True)
-    promoted = f"{MODEL} version {version} is champion now" in output
+    version = output.partition(" version ")[2].split()[0]
+    key = workspace / "gate" / "gate.key"
+    if not key.exists():
+        steps.run("Make the gate's keys", *pillsnap, "registry", "keygen", "--private", str(key), "--comment", "demo")
+    judge = ("registry", "judge", version, "--name", MODEL, "--manifest", str(data), "--key", str(key))
+    output = steps.run("Have the gate measure and judge it", *pillsnap, *judge, may_refuse=True)
+    promoted = "verdict PROMOTE" in output
     if promoted:
+        steps.run("Promote it", *pillsnap, "registry", "promote", version, "--name", MODEL)
         photos = _test_photos(data)
         steps.run("Identify three test photos with the champion", *pillsnap, "identify", *photos, "--name", MODEL)
     _summary(workspace / "runs" / run_id, steps, promoted, time.monotonic() - started)

@@ -107,7 +107,7 @@ def _store() -> Iterator[_Finding]:
 
 
 def _champion() -> _Finding:
-    from pillsnap.registry.versions import champion_session
+    from pillsnap.registry.champion import champion_session
 
     try:
         with champion_session("pillsnap") as (session, number):

@@ -26,7 +26,7 @@ def identify(photos: tuple[Path, ...], name: str, alias: str, bundle: Path | Non
         if bundle is not None:
             session, who = PillSession.load(bundle), str(bundle)
         else:
-            from pillsnap.registry.versions import champion_session
+            from pillsnap.registry.champion import champion_session
 
             session, version = stack.enter_context(champion_session(name, alias))
             who = f"{name} version {version} ({alias})"

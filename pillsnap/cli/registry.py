@@ -3,31 +3,90 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from pillsnap.cli.options import name_option
 
-if TYPE_CHECKING:
-    from pillsnap.gate.policy import Policy
-
 
 @click.group()
 def registry() -> None:
-    """Register model versions and promote them through the gate."""
+    """Register model versions, have them judged, and promote them through the gate."""
 
 
 @registry.command()
 @click.argument("run_id")
 @name_option
 def register(run_id: str, name: str) -> None:
-    """Make the bundle of RUN_ID a version, with readable gate.* tags and a table as its description."""
+    """Make the bundle of RUN_ID a version. Open to every run: what counts is what the gate then measures."""
     from pillsnap.registry.versions import register as make_version
 
-    judged = make_version(run_id, name, trusted_policy())
-    click.echo(f"registered: {judged.name} version {judged.version}, verdict {judged.decision.verdict}")
-    click.echo(f"next: pillsnap registry promote {judged.version} --name {judged.name}")
+    entry = make_version(run_id, name)
+    click.echo(f"registered: {name} version {entry.version}")
+    click.echo(f"next: pillsnap registry submit {entry.version} --name {name}   (the gate service judges it)")
+    click.echo(f"  or: pillsnap registry judge {entry.version} --name {name} --manifest FOLDER   (with the gate's key)")
+
+
+@registry.command()
+@click.argument("version")
+@name_option
+def submit(version: str, name: str) -> None:
+    """Ask the gate service to judge VERSION (a number, or latest): mark it as candidate."""
+    from pillsnap.registry.promotion import submit as mark
+
+    entry = mark(name, version)
+    click.echo(f"{name} version {entry.version} is a candidate; see: pillsnap registry status --name {name}")
+
+
+@registry.command()
+@click.argument("version")
+@name_option
+@click.option(
+    "--manifest",
+    "manifest_dir",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the gate's own manifest, whose test split is answered.",
+)
+@click.option(
+    "--key",
+    "key_file",
+    type=click.Path(path_type=Path),
+    help="The gate's private key; by default the one that `keygen` makes by default.",
+)
+@click.option("--again", is_flag=True, help="Measure anew, also where the word that stands still holds.")
+def judge(version: str, name: str, manifest_dir: Path, key_file: Path | None, again: bool) -> None:
+    """Measure VERSION (a number, or latest), decide and sign: PROMOTE ends with 0, HOLD and REJECT with 1."""
+    from pillsnap.cli.progress import Progress
+    from pillsnap.core.errors import GateRefusedError
+    from pillsnap.core.manifest import Manifest
+    from pillsnap.gate.decision import Verdict
+    from pillsnap.gate.keys import default_private_key, load_private_key
+    from pillsnap.gate.trust import TrustRoot
+    from pillsnap.registry.judging import judge as measure
+    from pillsnap.tracking.store import connect
+
+    key = load_private_key(key_file or default_private_key())
+    manifest = Manifest.load(manifest_dir)
+    with Progress() as progress:
+        statement = measure(
+            connect(),
+            name,
+            version,
+            manifest,
+            key,
+            TrustRoot.find(),
+            lambda done, total: progress("test images", done, total),
+            again=again,
+        )
+    for figure, value in statement.figures.items():
+        click.echo(f"{figure:<20}{value}")
+    click.echo(f"judged: {name} version {statement.model_version}, verdict {statement.verdict}")
+    click.echo(f"evidence and report: run {statement.evidence_run_id}")
+    if statement.verdict != Verdict.PROMOTE:
+        reasons = "".join(f"\n  - {reason}" for reason in statement.reasons)
+        raise GateRefusedError(f"the gate says {statement.verdict}:{reasons}")
+    click.echo(f"next: pillsnap registry promote {statement.model_version} --name {name}")
 
 
 @registry.command()
@@ -38,36 +97,46 @@ def register(run_id: str, name: str) -> None:
 )
 def promote(version: str, name: str, alias: str) -> None:
     """Give VERSION (a number, or latest) an alias; refused with the reasons where the gate says no (exit status 1)."""
-    from pillsnap.registry.versions import promote as set_alias
+    from pillsnap.registry.promotion import promote as set_alias
 
-    judged = set_alias(name, version, alias, trusted_policy())
-    click.echo(judged.decision.table())
-    click.echo(f"\n{judged.name} version {judged.version} is {alias} now ({judged.decision.verdict})")
+    statement = set_alias(name, version, alias)
+    click.echo(f"{name} version {statement.model_version} is {alias} now ({statement.verdict})")
+
+
+@registry.command()
+@click.argument("version", required=False)
+@name_option
+def rollback(version: str | None, name: str) -> None:
+    """Make a former champion (VERSION; by default the one before) champion again, however old its evidence is."""
+    from pillsnap.registry.promotion import rollback as go_back
+
+    before, statement = go_back(name, version)
+    click.echo(f"{name} version {statement.model_version} is champion again, in place of version {before or '-'}")
 
 
 @registry.command()
 @name_option
 def status(name: str) -> None:
-    """List the versions with their verdicts and aliases, the newest first."""
+    """List the versions with what the gate has signed of them and their aliases, the newest first."""
+    from pillsnap.gate.trust import TrustRoot
+    from pillsnap.registry.promotion import describe_word
     from pillsnap.registry.versions import list_versions
 
+    ring = TrustRoot.find().ring()
     for entry, aliases in list_versions(name):
-        tags = entry.tags
-        figures = ", ".join(
-            f"{key} {tags[f'gate.{key}']}" for key in ("top1", "top5", "real_top1") if f"gate.{key}" in tags
-        )
         alias = f" [{', '.join(aliases)}]" if aliases else ""
-        click.echo(f"{name} version {entry.version}{alias}: {tags.get('gate.verdict', 'not judged')} ({figures})")
+        click.echo(f"{name} version {entry.version}{alias}: {describe_word(entry, ring)}")
 
 
-def trusted_policy() -> Policy:
-    """The policy that promotions are judged by: no option and no current folder chooses another one.
+@registry.command()
+@click.argument("first")
+@click.argument("second")
+@name_option
+def diff(first: str, second: str, name: str) -> None:
+    """Compare what the gate measured of two versions: figures, digests, and the classes that moved most."""
+    from pillsnap.registry.promotion import compare
 
-    It is the project's ``registry/policy.yaml``; an installation without a checkout (an image) has it under its
-    working folder.
-    """
-    from pillsnap.gate.policy import DEFAULT_PATH, Policy
-    from pillsnap.tracking.source import PROJECT_ROOT
-
-    of_the_project = PROJECT_ROOT / DEFAULT_PATH
-    return Policy.load(of_the_project if of_the_project.is_file() else Path(DEFAULT_PATH))
+    rows = [("", f"version {first}", f"version {second}"), *compare(name, first, second)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

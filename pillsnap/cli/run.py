@@ -50,7 +50,6 @@ def run(
     deadline = None if time_budget_s is None else time.monotonic() + time_budget_s
     config = load_experiment(**experiment)
     if register_name:
-        from pillsnap.cli.registry import trusted_policy
         from pillsnap.registry.versions import check_name, register
 
         check_name(register_name)  # before the training too
@@ -84,5 +83,4 @@ def run(
     if trained.stopped:
         click.echo(f"stopped: {trained.stopped}; the same command again trains the rest")
     if register_name:
-        judged = register(tracked.run_id, register_name, trusted_policy())
-        click.echo(f"registered: {judged.name} version {judged.version}")
+        click.echo(f"registered: {register_name} version {register(tracked.run_id, register_name).version}")

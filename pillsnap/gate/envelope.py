@@ -22,6 +22,8 @@ from pillsnap.core.files import canonical_json
 from pillsnap.gate.decision import Verdict
 from pillsnap.gate.keys import KeyRing, key_id_of
 
+ENVELOPE_TAG = "gate.envelope"
+"""The tag of a model version that carries it."""
 PAYLOAD_TYPE = "application/vnd.pillsnap.decision+json; version=1"
 LONGEST_ENVELOPE = 100_000
 """Characters; also what a tag of the MLflow registry can hold."""
@@ -44,6 +46,9 @@ class Statement(_Frozen):
 
     statement_version: Literal[1] = 1
     decision_id: str
+    replaces: str | None
+    """The ``decision_id`` that stood at the version before, None: none. The registry takes no other: of two gates that
+    judge at once one wins, and an old envelope cannot be played again."""
     issued_at_ms: int = Field(ge=0)
     """Milliseconds since 1970, UTC."""
 

@@ -112,6 +112,11 @@ class KeyRing:
             raise TamperedError(f"signed after key {key_id} had expired ({key.not_after:%Y-%m-%d %H:%M}); judge again")
 
 
+def default_private_key() -> Path:
+    """Where the gate's private key lies by default: in the configuration of the user that the gate runs as."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "pillsnap" / "gate.key"
+
+
 def key_id_of(key: Ed25519PublicKey) -> str:
     """The id of a key: half of the sha256 (hex) of its 32 bytes."""
     return sha256_bytes(key.public_bytes(Encoding.Raw, PublicFormat.Raw))[:_ID_LENGTH]

@@ -7,12 +7,15 @@ manifests, metrics or who asks. Legend: N batch, H height, W width, C channel, K
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import onnx
 import onnxruntime as ort
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
@@ -22,6 +25,10 @@ from pillsnap.core.files import sha256_bytes
 from pillsnap.core.preprocessing import InferencePreprocessor
 
 PROVIDER = "CPUExecutionProvider"
+LARGEST_BUNDLE = 1_000_000_000
+"""Bytes. What is larger is not read at all: six times the most that the gate lets through."""
+_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
+"""Operator sets that ONNX Runtime itself has."""
 _ORT_ERRORS: tuple[type[Exception], ...] = (
     ort_errors.EPFail,
     ort_errors.Fail,
@@ -82,6 +89,7 @@ class PillSession:
         """
         source = "bundle" if isinstance(path, bytes) else str(path)
         data = path if isinstance(path, bytes) else _read(path)
+        _check_self_contained(data, source)
         session = _open(data, source, usable_cores() if threads is None else threads)
         metadata = BundleMetadata.from_props(session.get_modelmeta().custom_metadata_map, source)
         _check_interface(session, metadata, source)
@@ -161,9 +169,48 @@ def usable_cores() -> int:
 
 def _read(path: Path) -> bytes:
     try:
+        if path.stat().st_size > LARGEST_BUNDLE:
+            raise BundleError(
+                f"{path}: {path.stat().st_size / 1e6:.0f} MB; a bundle has at most {LARGEST_BUNDLE / 1e6:.0f}"
+            )
         return path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _check_self_contained(data: bytes, source: str) -> None:
+    """No weights in other files, wherever in the graph, and no operators that somebody else would have to bring.
+
+    ONNX Runtime would look for the files from the current folder on, and they are in no digest.
+    """
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError:
+        return  # ONNX Runtime says what is wrong
+    foreign = sorted({entry.domain for entry in model.opset_import} - _DOMAINS)
+    if foreign or model.functions:
+        named = ", ".join(foreign) or ", ".join(sorted(function.name for function in model.functions))
+        raise BundleError(f"{source}: uses custom operators ({named[:200]}); export it with standard ones")
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            raise BundleError(
+                f"{source}: weights {tensor.name[:100]!r} lie in another file; a bundle is one file: export it again"
+            )
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a graph and of the graphs within its nodes."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node or inner.initializer:
+                    yield from _tensors(inner)
 
 
 def _open(data: bytes, source: str, threads: int) -> ort.InferenceSession:

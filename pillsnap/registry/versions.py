@@ -1,13 +1,12 @@
-"""Model versions: registering a run's bundle with what the gate says of it, and setting aliases.
+"""Model versions: making one of a run, finding them, their files, and what the gate has signed of them.
 
-Nothing that stands in the registry is believed: an alias is set only after the decision was made again, from the
-evidence of the version's run and the bytes of the version's bundle. Aliases: ``champion`` needs PROMOTE,
-``challenger`` at least HOLD.
+Nothing that stands readable in the registry is believed (tags, descriptions, aliases): only an envelope that a trusted
+key has signed, and only for the very files that were downloaded.
 """
 
 from __future__ import annotations
 
-import tempfile
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,44 +16,39 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from pillsnap.core.errors import ConfigError, EvidenceError, GateRefusedError, StoreError
-from pillsnap.core.evidence import Evidence
-from pillsnap.gate.decision import Decision, Verdict, decide
-from pillsnap.gate.policy import Policy
-from pillsnap.inference.session import PillSession
-from pillsnap.tracking.models import MODEL_URI_TAG, fetched_bundle
-from pillsnap.tracking.run import find_artifact
-from pillsnap.tracking.store import connect, first_line, store_errors
+from pillsnap.core.errors import ConfigError, GateRefusedError, StoreError, TamperedError
+from pillsnap.core.files import sha256_file
+from pillsnap.gate.admission import CHALLENGER, CHAMPION, VersionFacts
+from pillsnap.gate.envelope import ENVELOPE_TAG, Statement, open_envelope
+from pillsnap.gate.keys import KeyRing
+from pillsnap.tracking.models import MODEL_URI_TAG, fetched_model
+from pillsnap.tracking.store import connect, store_errors
 
-CHAMPION = "champion"
-EVIDENCE_ARTIFACT = "evaluation/evidence.json"
-_ALLOWED: dict[str, frozenset[Verdict]] = {
-    CHAMPION: frozenset({Verdict.PROMOTE}),
-    "challenger": frozenset({Verdict.PROMOTE, Verdict.HOLD}),
-}
-ALIASES = tuple(_ALLOWED)
-_TAG = "gate."
-_LONGEST_TAG = 5000
+FORMER_CHAMPIONS_TAG = "gate.former_champions"
+"""Of the registered model, written by the store: JSON list of versions that were champion, the newest first."""
+ALIASES = (CHAMPION, CHALLENGER)
+_NOT_JUDGED = (
+    "**The gate has not judged this version yet.** To ask for it, give it the alias or the tag `candidate`.\n\n"
+    "What the training run itself says (run `{run_id}`), which counts for nothing here:\n\n{figures}\n"
+)
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A model version and what the gate says of it now."""
+class VersionFiles:
+    """The files of a version as they were downloaded, and what they are."""
 
-    name: str
-    version: str
-    decision: Decision
+    bundle: Path
+    facts: VersionFacts
 
 
-def register(run_id: str, name: str, policy: Policy) -> Judged:
-    """Make the bundle of a run a new version of a registered model, with readable ``gate.*`` tags.
-
-    Registering is open to every run, promotion is not.
+def register(run_id: str, name: str) -> ModelVersion:
+    """Make the bundle of a run a new version of a registered model. Open to every run; promotion is not.
 
     Raises:
+        ConfigError: a name that MLflow cannot take.
         StoreError: the registry cannot be reached, or the run has no bundle.
-        EvidenceError: the run has no evidence.
     """
+    check_name(name)
     client = connect()
     with store_errors():
         run = client.get_run(run_id)
@@ -64,78 +58,67 @@ def register(run_id: str, name: str, policy: Policy) -> Judged:
             f"run {run_id} has no bundle; a run that exports and evaluates is made by: pillsnap run; "
             "one that ended while this store did not answer is completed by: pillsnap tracking sync"
         )
-    evidence = _evidence_of_run(run_id)
-    with fetched_bundle(model_uri) as bundle:
-        decision = _judge(bundle, evidence, policy)
+    claims = run.data.tags.get("mlflow.note.content", "It says nothing.")
     with store_errors():
         _ensure_model(client, name)
-        version = client.create_model_version(name, model_uri, run_id=run_id, description=_describe(decision, run_id))
-        _set_tags(client, name, version.version, decision)
-    return Judged(name, str(version.version), decision)
-
-
-def promote(name: str, version: str, alias: str, policy: Policy) -> Judged:
-    """Give a version an alias, if the gate allows it.
-
-    Raises:
-        ConfigError: an alias that the platform does not have.
-        GateRefusedError: the gate says no; the message holds its reasons.
-        StoreError: the registry cannot be reached, or there is no such version.
-    """
-    _check_alias(alias)
-    client = connect()
-    entry = find_version(client, name, version)
-    evidence = _evidence_of_run(entry.run_id or "")
-    with fetched_bundle(f"models:/{name}/{entry.version}") as bundle:
-        decision = _judge(bundle, evidence, policy)
-    with store_errors():  # the newest word of the gate stands at the version, also where it is a refusal
-        _set_tags(client, name, entry.version, decision)
-        client.update_model_version(name, entry.version, _describe(decision, entry.run_id or ""))
-    if decision.verdict not in _ALLOWED[alias]:
-        reasons = "".join(f"\n  - {reason}" for reason in decision.reasons)
-        raise GateRefusedError(f"{name} version {entry.version} does not become {alias}: {decision.verdict}{reasons}")
-    with store_errors():
-        client.set_registered_model_alias(name, alias, entry.version)
-    return Judged(name, str(entry.version), decision)
+        return client.create_model_version(
+            name, model_uri, run_id=run_id, description=_NOT_JUDGED.format(run_id=run_id, figures=claims)
+        )
 
 
 @contextmanager
-def champion_session(name: str, alias: str = CHAMPION) -> Iterator[tuple[PillSession, str]]:
-    """The session of the version that carries an alias, and its version number.
+def version_files(entry: ModelVersion) -> Iterator[VersionFiles]:
+    """Download a version and compute its digests.
 
     Raises:
-        ConfigError: an alias that the platform does not have.
-        StoreError: there is none.
-        GateRefusedError: the alias was set past the gate, or the file is not the one that was judged.
+        StoreError: the files cannot be had, or hold no ONNX file.
+        DataError: there is a link among them.
     """
-    _check_alias(alias)
-    client = connect()
+    with fetched_model(f"models:/{entry.name}/{entry.version}") as model:
+        facts = VersionFacts(
+            name=entry.name,
+            version=str(entry.version),
+            created_at_ms=int(entry.creation_timestamp),
+            bundle_sha256=sha256_file(model.bundle),
+            artifact_sha256=model.artifact_sha256(),
+        )
+        yield VersionFiles(model.bundle, facts)
+
+
+def statement_of(entry: ModelVersion, ring: KeyRing) -> Statement | None:
+    """What the gate has signed of a version; None: nothing. Raises TamperedError: not signed by a trusted key."""
+    envelope = entry.tags.get(ENVELOPE_TAG)
+    if envelope is None:
+        return None
     try:
-        entry = client.get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        raise StoreError(
-            f"the registry has no {alias} of {name!r} ({first_line(error)[:200]}); "
-            f"set one with: pillsnap registry promote VERSION --name {name}"
-        ) from error
-    with fetched_bundle(f"models:/{name}/{entry.version}") as bundle:
-        session = PillSession.load(bundle)
-    verdict = entry.tags.get(f"{_TAG}verdict", "none")
-    if verdict not in _ALLOWED[alias]:
-        raise GateRefusedError(
-            f"{name} version {entry.version} is {alias}, but its verdict is {verdict}: the alias was set past the "
-            f"gate. Ask the gate with: pillsnap registry promote {entry.version} --name {name} --alias {alias}"
-        )
-    if entry.tags.get(f"{_TAG}bundle_sha256") != session.sha256:
-        raise GateRefusedError(
-            f"{name} version {entry.version}: its file ({session.sha256[:12]}) is not the one that the gate judged "
-            f"({entry.tags.get(f'{_TAG}bundle_sha256', 'none')[:12]}); register the run again"
-        )
-    yield session, str(entry.version)
+        return open_envelope(envelope, ring)
+    except TamperedError as error:
+        raise TamperedError(f"{entry.name} version {entry.version}: its envelope {error}") from error
 
 
-def _check_alias(alias: str) -> None:
-    if alias not in _ALLOWED:
-        raise ConfigError(f"--alias {alias!r}: the gate knows {' and '.join(ALIASES)}")
+def trusted_statement(entry: ModelVersion, ring: KeyRing) -> Statement:
+    """What the gate has signed of a version. Raises GateRefusedError: nothing, or nothing that can be trusted."""
+    try:
+        statement = statement_of(entry, ring)
+    except TamperedError as error:
+        raise GateRefusedError(str(error)) from error
+    if statement is None:
+        raise GateRefusedError(
+            f"{entry.name} version {entry.version}: the gate has not judged it; mark it as candidate: "
+            f"pillsnap registry submit {entry.version} --name {entry.name}"
+        )
+    return statement
+
+
+def aliased_version(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """The version that carries an alias. Raises StoreError: the registry cannot be reached."""
+    with store_errors():
+        try:
+            return client.get_model_version_by_alias(name, alias)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
 
 
 def find_version(client: MlflowClient, name: str, version: str) -> ModelVersion:
@@ -165,27 +148,29 @@ def list_versions(name: str) -> list[tuple[ModelVersion, tuple[str, ...]]]:
     ]
 
 
-def _judge(bundle: Path, evidence: Evidence, policy: Policy) -> Decision:
-    """Decide on the bytes of a bundle; its test images must be those of the data set that it was trained on."""
-    session = PillSession.load(bundle)
-    return decide(
-        evidence,
-        policy,
-        bundle_sha256=session.sha256,
-        manifest_hash=session.metadata.provenance.manifest_hash,
-    )
+def former_champions(client: MlflowClient, name: str) -> list[str]:
+    """Versions that were champion, the newest first. Raises StoreError."""
+    with store_errors():
+        tags = client.get_registered_model(check_name(name)).tags
+    try:
+        return [str(version) for version in json.loads(tags.get(FORMER_CHAMPIONS_TAG, "[]"))]
+    except ValueError as error:
+        raise StoreError(
+            f"{name}: its tag {FORMER_CHAMPIONS_TAG} cannot be read; see: pillsnap registry history"
+        ) from error
 
 
-def _evidence_of_run(run_id: str) -> Evidence:
-    with tempfile.TemporaryDirectory(prefix="pillsnap-") as folder:
-        try:
-            path = find_artifact(run_id, EVIDENCE_ARTIFACT, Path(folder))
-        except (StoreError, OSError) as error:
-            raise EvidenceError(
-                f"run {run_id} has no {EVIDENCE_ARTIFACT}: it was never evaluated, or the store lost it. "
-                "A run that evaluates is made by: pillsnap run"
-            ) from error
-        return Evidence.load(path)
+def check_alias(alias: str) -> None:
+    """Refuse an alias that the platform does not have. Raises ConfigError."""
+    if alias not in ALIASES:
+        raise ConfigError(f"--alias {alias!r}: the gate knows {' and '.join(ALIASES)}")
+
+
+def check_name(name: str) -> str:
+    """The name of a registered model, as MLflow and its search take it. Raises ConfigError."""
+    if not name.strip() or set(name) & set("'/:"):
+        raise ConfigError(f"a model's name cannot be empty or hold a quotation mark, a slash or a colon: {name!r}")
+    return name
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:
@@ -194,27 +179,3 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _set_tags(client: MlflowClient, name: str, version: str, decision: Decision) -> None:
-    tags = {
-        "verdict": str(decision.verdict),
-        "bundle_sha256": decision.bundle_sha256,
-        "manifest_hash": decision.manifest_hash,
-        "policy_sha256": decision.policy_sha256,
-        "reasons": "; ".join(decision.reasons)[:_LONGEST_TAG] or "every target is met",
-        **{check.metric: check.shown[0] for check in decision.checks},
-    }
-    for key, value in tags.items():
-        client.set_model_version_tag(name, version, _TAG + key, value)
-
-
-def _describe(decision: Decision, run_id: str) -> str:
-    return f"{decision.markdown()}\n\nEvidence and pictures: run `{run_id}`, folder `evaluation`."
-
-
-def check_name(name: str) -> str:
-    """The name of a registered model, as MLflow and its search take it. Raises ConfigError."""
-    if not name.strip() or set(name) & set("'/:"):
-        raise ConfigError(f"a model's name cannot be empty or hold a quotation mark, a slash or a colon: {name!r}")
-    return name

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,11 +22,13 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 
 from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES, BundleMetadata
 from pillsnap.core.errors import BundleError, StoreError
-from pillsnap.core.files import sha256_file
+from pillsnap.core.files import sha256_file, sha256_tree
 from pillsnap.tracking.store import connect, store_errors
 
 MODEL_NAME = "bundle"
-_MODEL_FILE = "model.onnx"
+MODEL_FILE = "model.onnx"
+ADDED_BY_DOWNLOAD = "registered_model_meta"
+"""MLflow writes it beside what it downloads of a registered model; it is no part of the model."""
 MODEL_URI_TAG = "pillsnap.model_uri"
 
 
@@ -90,14 +93,37 @@ def fetched_bundle(model_uri: str) -> Iterator[Path]:
     Raises:
         StoreError: there is no such model, or it holds no ONNX file.
     """
+    with fetched_model(model_uri) as model:
+        yield model.bundle
+
+
+@dataclass(frozen=True)
+class FetchedModel:
+    """The files of an MLflow model, as they were downloaded."""
+
+    folder: Path
+    bundle: Path
+
+    def artifact_sha256(self) -> str:
+        """Digest of all its files. Raises DataError: a link among them."""
+        return sha256_tree(self.folder, leave_out={ADDED_BY_DOWNLOAD})
+
+
+@contextlib.contextmanager
+def fetched_model(model_uri: str) -> Iterator[FetchedModel]:
+    """All files of a model URI.
+
+    Raises:
+        StoreError: there is no such model, or it holds no ONNX file.
+    """
     connect()
     with tempfile.TemporaryDirectory(prefix="pillsnap-") as folder:
         with store_errors(), _quiet():
             local = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=folder))
-        file = local / _MODEL_FILE
+        file = local / MODEL_FILE
         if not file.is_file():
-            raise StoreError(f"{model_uri}: holds no {_MODEL_FILE}; register a bundle with: pillsnap registry register")
-        yield file
+            raise StoreError(f"{model_uri}: holds no {MODEL_FILE}; register a bundle with: pillsnap registry register")
+        yield FetchedModel(local, file)
 
 
 def _signature(metadata: BundleMetadata) -> ModelSignature:

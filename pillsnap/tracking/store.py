@@ -24,6 +24,9 @@ from pillsnap.core.errors import StoreError
 
 _BEING_MADE = ("already exists", "duplicate column name")
 """What a database says to the second of two that make its tables at once."""
+GATED = "gated+"
+"""Before the URI of a database: the registry store that enforces the gate (``pillsnap.registry.store``)."""
+_DATABASES = {"sqlite", "postgresql", "mysql", "mssql"}
 _ATTEMPTS = 10
 _PAUSE_S = 2.0
 
@@ -37,6 +40,16 @@ def tracking_uri() -> str:
     return uri
 
 
+def registry_uri(uri: str) -> str:
+    """The registry that belongs to a store: a database is opened through the gate, a server has its own.
+
+    ``MLFLOW_REGISTRY_URI`` names another one; a database there is opened through the gate too.
+    """
+    named = os.environ.get("MLFLOW_REGISTRY_URI") or uri
+    is_database = named.split("://")[0].split("+")[0] in _DATABASES
+    return f"{GATED}{named}" if is_database else named
+
+
 def connect() -> MlflowClient:
     """Point MLflow at the store and make sure that it answers.
 
@@ -48,6 +61,7 @@ def connect() -> MlflowClient:
     with store_errors():
         _knock(uri)
         mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(registry_uri(uri))
         client = MlflowClient()
         _ask(client)
     return client

@@ -72,11 +72,14 @@ def site(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Site:
     folder = tmp_path_factory.mktemp("site")
     (folder / "tiny.yaml").write_text(TINY)
     (folder / "loose.yaml").write_text(LOOSE)
+    (folder / "trust").mkdir()
+    shutil.copy(PROJECT / "registry" / "policy.yaml", folder / "trust")
     shutil.copy(fresh_store, folder / "mlflow.db")
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "PILLSNAP_TRUST_ROOT": str(folder / "trust"),
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "1",  # a tiny net on busy cores
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import time
@@ -17,7 +18,6 @@ from pillsnap.core.evidence import Evidence
 from pillsnap.core.files import sha256_file
 from pillsnap.core.manifest import Manifest
 from pillsnap.gate.decision import Decision, Verdict
-from pillsnap.gate.policy import Policy
 from pillsnap.tracking.models import MODEL_URI_TAG
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -39,11 +39,19 @@ def artifacts_of(store: MlflowClient, run: Run, folder: str) -> set[str]:
 def test_the_demo_ends_with_the_gates_refusal(journey: tuple[int, str]) -> None:
     status, output = journey
     assert status == 1, output
-    titles = ("Render", "Prepare", "Tune", "Train, export, evaluate and gate", "Register", "Promote")
+    titles = (
+        "Render",
+        "Prepare",
+        "Tune",
+        "Train, export, evaluate and gate",
+        "Register",
+        "Make the gate",
+        "Have the gate",
+    )
     for number, title in enumerate(titles, start=1):
         assert f"── {number}. {title}" in output
-    assert "── 7." not in output, "nobody answers with a model that was refused"
-    assert "error: pillsnap version 1 does not become champion: REJECT\n  - " in output
+    assert "── 8." not in output, "nobody promotes or answers with a model that was refused"
+    assert "error: the gate says REJECT:\n  - " in output
     assert "are too few to judge, 350 needed (test images)" in output
     assert "epoch 2 of 2" in output
     assert "verdict: REJECT" in output
@@ -96,6 +104,10 @@ def test_what_the_demo_left_in_mlflow(journey: tuple[int, str], site: Any, tmp_p
 
     entry = store.get_model_version("pillsnap", "1")
     assert (entry.run_id, entry.tags["gate.verdict"]) == (training.info.run_id, "REJECT")
+    assert "gate.envelope" in entry.tags
+    [judgement] = runs_of(store, "pillsnap-gate")
+    assert (judgement.info.status, judgement.data.tags["pillsnap.verdict"]) == ("FINISHED", "REJECT")
+    assert {"evaluation/evidence.json", "evaluation/report.html"} <= artifacts_of(store, judgement, "evaluation")
     assert store.get_registered_model("pillsnap").aliases == {}
 
 
@@ -166,11 +178,14 @@ def test_a_journey_that_is_promoted(
         captured = capsys.readouterr()
         return int(exit_info.value.code or 0), captured.out, captured.err
 
-    status, out, _ = call("registry", "register", run.info.run_id, "--name", "loose")
-    assert (status, out.splitlines()[0]) == (0, "registered: loose version 2, verdict REJECT")
-    status, _, err = call("registry", "promote", "2", "--name", "loose")
-    assert (status, "REJECT" in err) == (1, True), "the project's own policy is not that loose"
-    monkeypatch.setattr("pillsnap.cli.registry.trusted_policy", lambda: Policy.load(loose))
+    monkeypatch.setenv("PILLSNAP_TRUST_ROOT", site.environment["PILLSNAP_TRUST_ROOT"])
+    key = site.folder / "w" / "gate" / "gate.key"
+    judge = ("registry", "judge", "1", "--name", "loose", "--manifest", data, "--key", key)
+    status, _, err = call(*judge)
+    assert (status, "REJECT" in err) == (1, True), "the trusted policy is not that loose"
+    shutil.copy(loose, Path(site.environment["PILLSNAP_TRUST_ROOT"]) / "policy.yaml")
+    status, _, err = call(*judge)
+    assert status == 0, err
     status, out, err = call("registry", "promote", "1", "--name", "loose")
     assert (status, "loose version 1 is champion now (PROMOTE)" in out) == (0, True), err
 

@@ -1,66 +1,101 @@
-"""A store of one's own, and finished runs with toy bundles and any evidence that a test wants."""
+"""A store of one's own, a gate with its key, policy and manifest, and runs with toy bundles as good or bad as asked."""
 
 from __future__ import annotations
 
 import itertools
 import runpy
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mlflow.tracking import MlflowClient
 
-from pillsnap.core.evidence import ClassResult, Evidence, Latency, Metric
-from pillsnap.core.files import sha256_file
+from pillsnap.core.manifest import Manifest
+from pillsnap.gate.envelope import Statement
+from pillsnap.gate.keys import generate, load_private_key
+from pillsnap.gate.trust import VARIABLE, TrustRoot
+from pillsnap.registry.judging import judge
+from pillsnap.registry.versions import register
 from pillsnap.tracking.run import tracked_run
 from pillsnap.tracking.run_model import log_bundle
+from pillsnap.tracking.store import connect
 
 _tracking = runpy.run_path(str(Path(__file__).parents[1] / "tracking" / "conftest.py"))
 fresh_store, store = _tracking["fresh_store"], _tracking["store"]
 pytest_collection_modifyitems = _tracking["pytest_collection_modifyitems"]
 
-MANIFEST = "a" * 64
-GOOD = {"top1": 0.9, "top5": 0.97, "real_top1": 0.85, "latency_p95_ms": 40.0, "size_mb": 81.5}
+PROJECT = Path(__file__).parents[2]
+CLASSES = 6
 Candidate = Callable[..., str]
 
 
-def _evidence(values: dict[str, float], bundle_sha256: str, manifest_hash: str, run_id: str) -> Evidence:
-    counts = {"top1": 500, "top5": 500, "real_top1": 350}
-    classes = tuple(
-        ClassResult(kcode=f"K-{i:06d}", drug_name="d", images=9, top1=1.0, real_top1=None, confused_with=None)
-        for i in range(3)
-    )
-    return Evidence(
-        bundle_sha256=bundle_sha256,
-        manifest_hash=manifest_hash,
-        run_id=run_id,
-        created="2026-11-01T00:00:00+00:00",
-        metrics={name: Metric(value=value, images=counts.get(name)) for name, value in values.items()},
-        slices={},
-        classes=classes,
-        failures=(),
-        confusions=(),
-        latency=Latency(p50_ms=1, p95_ms=2, runs=200, image="i", threads=2, provider="CPU", hardware="Some CPU"),
-        environment={},
-    )
+@dataclass(frozen=True)
+class Gate:
+    """What a gate has: policy and keys, its private key and its manifest."""
+
+    trust: TrustRoot
+    key_file: Path
+    manifest: Manifest
+
+    @property
+    def key(self) -> Ed25519PrivateKey:
+        return load_private_key(self.key_file)
+
+    def judge(self, version: str, name: str = "pills", **options: bool) -> Statement:
+        return judge(connect(), name, version, self.manifest, self.key, self.trust, **options)
+
+    def set_policy(self, **changes: object) -> None:
+        path = self.trust.folder / "policy.yaml"
+        document = yaml.safe_load(path.read_text())
+        for key, value in changes.items():
+            section, _, rest = key.partition("__")
+            if rest:
+                document[section][rest] = value
+            else:
+                document[section] = value
+        path.write_text(yaml.safe_dump(document))
 
 
 @pytest.fixture
-def candidate(store: MlflowClient, toys: SimpleNamespace, tmp_path: Path) -> Candidate:
-    """Make a run as ``pillsnap run`` leaves it. Figures that are not given are good ones; returns its id."""
+def trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrustRoot:
+    """A trust root of one's own: the project's policy, but content with the few pictures of a test."""
+    folder = tmp_path / "trust"
+    (folder / "keys").mkdir(parents=True)
+    document = yaml.safe_load((PROJECT / "registry" / "policy.yaml").read_text())
+    document["minimum_test_images"] = {"total": 10, "real": 5, "per_class": 1}
+    (folder / "policy.yaml").write_text(yaml.safe_dump(document))
+    monkeypatch.setenv(VARIABLE, str(folder))
+    return TrustRoot(folder)
+
+
+@pytest.fixture
+def gate(trust: TrustRoot, toys: SimpleNamespace, tmp_path: Path) -> Gate:
+    """A gate: 6 classes, 10 test photos each."""
+    images = [(k, k, "test", "real" if n < 7 else "studio") for n in range(10) for k in range(CLASSES)]
+    manifest = toys.save_manifest(tmp_path / "gate" / "data", toys.toy_colors(CLASSES), images)
+    generate(tmp_path / "gate" / "gate.key", trust.keys_folder, now=datetime.now(UTC))
+    return Gate(trust, tmp_path / "gate" / "gate.key", manifest)
+
+
+@pytest.fixture
+def candidate(store: MlflowClient, gate: Gate, toys: SimpleNamespace, tmp_path: Path) -> Candidate:
+    """Make a run with a bundle that always answers ``wrong`` of the classes wrongly, register it; the version."""
     numbers = itertools.count()
 
-    def make(*, bundle_sha256: str = "", manifest_hash: str = MANIFEST, **figures: float) -> str:
+    def make(wrong: int = 0, *, name: str = "pills", manifest_hash: str = "") -> str:
         number = next(numbers)
         folder = tmp_path / f"run-{number}"
         folder.mkdir()
-        bundle = toys.save_bundle(folder / "pillsnap.onnx", toys.toy_colors(3) + number, MANIFEST)
+        colors = toys.toy_colors(CLASSES) + number / 10  # other bytes, the same answers
+        colors[:wrong] = (number + 1, 1, 1)  # far from everything
+        bundle = toys.save_bundle(folder / "pillsnap.onnx", colors, manifest_hash or gate.manifest.hash)
         with tracked_run("candidate", experiment="exp") as run:
             log_bundle(run, bundle)
-            digest = bundle_sha256 or sha256_file(bundle)
-            _evidence({**GOOD, **figures}, digest, manifest_hash, run.run_id).save(folder / "evidence.json")
-            run.log_file(folder / "evidence.json", "evaluation")
-        return run.run_id
+        return str(register(run.run_id, name).version)
 
     return make

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -35,38 +36,54 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_way_to_a_champion_that_answers(
-    call: Call, candidate: Candidate, toys: SimpleNamespace, tmp_path: Path
+    call: Call, candidate: Candidate, gate: Any, toys: SimpleNamespace, tmp_path: Path
 ) -> None:
-    status, out, err = call("registry", "register", candidate())
-    assert (status, out.splitlines()) == (
-        0,
-        ["registered: pillsnap version 1, verdict PROMOTE", "next: pillsnap registry promote 1 --name pillsnap"],
-    ), err
-    status, out, err = call("registry", "promote", "1")
+    candidate(name="pillsnap")
+    run_id = MlflowClient().get_model_version("pillsnap", "1").run_id
+    status, out, err = call("registry", "register", run_id)
+    assert (status, out.splitlines()[0]) == (0, "registered: pillsnap version 2"), err
+    assert call("registry", "submit", "latest")[1].startswith("pillsnap version 2 is a candidate")
+    judge = ("registry", "judge", "2", "--manifest", gate.manifest.root, "--key", gate.key_file)
+    status, out, err = call(*judge)
     assert status == 0, err
-    assert out.endswith("pillsnap version 1 is champion now (PROMOTE)\n")
-    assert "top1" in out
+    assert "judged: pillsnap version 2, verdict PROMOTE\n" in out
+    assert "next: pillsnap registry promote 2" in out
+    assert call(*judge)[0] == 0
+    status, out, err = call("registry", "promote", "2")
+    assert (status, out) == (0, "pillsnap version 2 is champion now (PROMOTE)\n"), err
     status, out, _ = call("registry", "status")
-    assert out == "pillsnap version 1 [champion]: PROMOTE (top1 90.0 %, top5 97.0 %, real_top1 85.0 %)\n"
-    toys.save_manifest(tmp_path / "photos", toys.toy_colors(3), [(2, 2, "test", "real")])
+    lines = out.splitlines()
+    assert lines[0].startswith("pillsnap version 2 [champion]: PROMOTE on 20")
+    assert lines[0].endswith("(top1 100.0 %, top5 100.0 %, real_top1 100.0 %)")
+    assert lines[1] == "pillsnap version 1: not judged"
+
+    toys.save_manifest(tmp_path / "photos", toys.toy_colors(6), [(2, 2, "test", "real")])
     status, out, err = call("identify", tmp_path / "photos" / "00000.png", "--top", "2")
     assert status == 0, err
     lines = out.splitlines()
-    assert lines[0].startswith("model: pillsnap version 1 (champion), sha256 ")
-    assert lines[3].split()[0] == "1."
+    assert lines[0].startswith("model: pillsnap version 2 (champion), sha256 ")
     assert "K-990003  가상정2 (가상제약)" in lines[3]
-    assert "%" in lines[4]
     assert len(lines) == 5
 
+    assert call("registry", "judge", "1", *judge[3:])[0] == 0
+    assert call("registry", "promote", "1")[0] == 0
+    status, out, _ = call("registry", "rollback")
+    assert (status, out) == (0, "pillsnap version 2 is champion again, in place of version 1\n")
+    status, out, _ = call("registry", "diff", "1", "2")
+    assert status == 0
+    assert out.splitlines()[0].split() == ["version", "1", "version", "2"]
 
-def test_an_under_trained_model_is_not_promoted(call: Call, candidate: Candidate, store: MlflowClient) -> None:
-    run_id = candidate(top1=0.12, top5=0.5, real_top1=0.1)
-    assert call("registry", "register", run_id)[0] == 0
-    status, out, err = call("registry", "promote", "latest")
+
+def test_an_under_trained_model_is_not_promoted(
+    call: Call, candidate: Candidate, gate: Any, store: MlflowClient
+) -> None:
+    candidate(wrong=5, name="pillsnap")
+    status, _, err = call("registry", "judge", "latest", "--manifest", gate.manifest.root, "--key", gate.key_file)
     assert status == 1
-    assert out == ""
-    assert err.startswith("error: pillsnap version 1 does not become champion: REJECT\n  - top1 12.0 % is under")
-    assert err.count("\n  - ") == 3
+    assert err.startswith("error: the gate says REJECT:\n  - top1 16.7 % is under the minimum 80 %")
+    status, out, err = call("registry", "promote", "latest")
+    assert (status, out) == (1, "")
+    assert err.startswith("error: pillsnap version 1 does not become champion: REJECT\n  - top1 16.7 % is under")
     assert store.get_registered_model("pillsnap").aliases == {}
     status, _, err = call("identify", PROJECT / "README.md")
     assert (status, "the registry has no champion" in err) == (1, True)
@@ -81,7 +98,15 @@ def test_an_under_trained_model_is_not_promoted(call: Call, candidate: Candidate
         (("registry", "promote", "1", "--policy", "loose.yaml"), 2, "No such option"),
         (("registry", "register", "f" * 32, "--policy", "loose.yaml"), 2, "No such option"),
         (("registry", "register", "f" * 32), 1, "f" * 32),
-        (("registry", "register", "f" * 32, "--name", ""), 1, "f" * 32),
+        (("registry", "register", "f" * 32, "--name", ""), 2, "a model's name cannot be empty"),
+        (("registry", "submit", "1"), 1, "the registry has no model 'pillsnap'"),
+        (("registry", "rollback"), 1, "RESOURCE_DOES_NOT_EXIST"),
+        (("registry", "diff", "1", "2"), 1, "the registry has no model 'pillsnap'"),
+        (
+            ("registry", "judge", "1", "--manifest", "x", "--key", "nosuch.key"),
+            1,
+            "make a pair with: pillsnap registry",
+        ),
         (("registry", "status", "--name", "none"), 1, "the registry has no model 'none'"),
         (("registry", "status", "--name", "it's"), 2, "quotation mark"),
         (("registry", "nosuch"), 2, "No such command 'nosuch'"),
@@ -93,7 +118,7 @@ def test_refusals(call: Call, store: MlflowClient, arguments: tuple[str, ...], s
     assert (found, said in err) == (status, True), err
 
 
-@pytest.mark.parametrize("command", [("register", "f" * 32), ("promote", "1"), ("status",)])
+@pytest.mark.parametrize("command", [("register", "f" * 32), ("promote", "1"), ("status",), ("rollback",)])
 def test_a_registry_that_cannot_be_reached(
     call: Call, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:

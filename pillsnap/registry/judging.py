@@ -1,0 +1,309 @@
+"""The gate at work: it measures a version itself, on its own manifest, decides, signs, and hands its word in.
+
+What the training run says of itself is not looked at. Judging again is cheap: a version whose signed word still holds
+for these files, this manifest, this policy and this champion is left as it is.
+"""
+
+from __future__ import annotations
+
+import html
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+import pillsnap
+from pillsnap.core.bundle import BundleMetadata
+from pillsnap.core.errors import BundleError, EvidenceError, GateRefusedError, StoreError, TamperedError
+from pillsnap.core.files import sha256_bytes, sha256_file
+from pillsnap.core.manifest import Manifest
+from pillsnap.evaluation.card import model_card
+from pillsnap.evaluation.evidence import EvaluationResult, evaluate
+from pillsnap.evaluation.report import EVIDENCE_FILE, write_report
+from pillsnap.gate.admission import CANDIDATE, CHAMPION, VersionFacts, check_bound
+from pillsnap.gate.decision import Decision, Verdict, decide
+from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, Statement, seal
+from pillsnap.gate.keys import KeyRing
+from pillsnap.gate.policy import Policy
+from pillsnap.gate.trust import TrustRoot
+from pillsnap.inference.session import PillSession
+from pillsnap.registry.champion import proven_files
+from pillsnap.registry.versions import (
+    aliased_version,
+    find_version,
+    former_champions,
+    statement_of,
+    version_files,
+)
+from pillsnap.tracking.run import TrackedRun, tracked_run
+from pillsnap.tracking.source import CodeVersion
+from pillsnap.tracking.store import first_line, store_errors
+
+EXPERIMENT = "pillsnap-gate"
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+REPORT = "evaluation"
+"""The folder of the run's artifacts that holds evidence and report."""
+_NO = {"", "no", "false", "0"}
+"""A tag ``candidate`` with such a value asks for nothing."""
+
+
+@dataclass(frozen=True)
+class _Case:
+    """Everything that a judgement hangs on. The same case again is the same judgement."""
+
+    facts: VersionFacts
+    manifest: Manifest
+    policy: Policy
+    champion: ChampionRef | None
+
+    def is_settled_by(self, statement: Statement) -> bool:
+        facts = self.facts
+        return (
+            (statement.model_name, statement.model_version) == (facts.name, facts.version)
+            and statement.created_at_ms == facts.created_at_ms
+            and statement.bundle_sha256 == facts.bundle_sha256
+            and statement.artifact_sha256 == facts.artifact_sha256
+            and statement.manifest_hash == self.manifest.hash
+            and statement.policy_sha256 == self.policy.sha256
+            and statement.champion == self.champion
+        )
+
+
+def judge(
+    client: MlflowClient,
+    name: str,
+    version: str,
+    manifest: Manifest,
+    key: Ed25519PrivateKey,
+    trust: TrustRoot,
+    progress: Progress | None = None,
+    *,
+    again: bool = False,
+) -> Statement:
+    """Judge a version, or give back the word that still holds.
+
+    Args:
+        client: of the registry.
+        name: of the registered model.
+        version: its number, or ``latest``.
+        manifest: the gate's own; its test split is what counts.
+        key: the gate's private key.
+        trust: policy and trusted keys.
+        progress: called with (images done, images in all).
+        again: measure anew, also where a word holds: a latency may have been taken in a bad moment. A version that was
+            champion keeps its word otherwise, so that going back to it stays possible.
+
+    Raises:
+        StoreError: the registry or the files of the version cannot be had.
+        GateRefusedError: the present champion has not proven itself, so nothing can be compared with it; or the
+            registry does not take the word.
+        DataError: the gate's own manifest or pictures cannot be read.
+    """
+    entry = find_version(client, name, version)
+    ring = trust.ring()
+    before = _word_before(entry, ring)
+    with version_files(entry) as files, _champion_beside(client, entry, before, ring) as (champion, champion_bundle):
+        case = _Case(files.facts, manifest, trust.policy(), champion)
+        if before is not None and not again and (case.is_settled_by(before) or _is_kept(client, before, files.facts)):
+            return before
+        with (
+            tracked_run(f"judge {name} version {entry.version}", experiment=EXPERIMENT) as run,
+            tempfile.TemporaryDirectory(prefix="pillsnap-") as folder,
+        ):
+            measured = _measure(case, files.bundle, champion_bundle, run.run_id, progress)
+            report = write_report(measured.result, manifest, Path(folder) / REPORT) if measured.result else None
+            statement = _state(case, measured, before, run.run_id, report)
+            envelope = seal(statement, key)
+            description = _describe(measured, statement, run)
+            _keep(run, statement, envelope, description, report)
+    return _hand_in(client, entry, statement, envelope, description, case, ring)
+
+
+def candidates(client: MlflowClient) -> list[tuple[str, str]]:
+    """(model, version) of all versions that carry the mark, as an alias or as a tag, in order."""
+    found = set()
+    with store_errors():
+        for model in _pages(client.search_registered_models):
+            for alias, version in model.aliases.items():
+                if alias.casefold() == CANDIDATE:
+                    found.add((model.name, str(version)))
+        for entry in _pages(client.search_model_versions):
+            if any(key.casefold() == CANDIDATE and value.casefold() not in _NO for key, value in entry.tags.items()):
+                found.add((entry.name, str(entry.version)))
+    return sorted(found, key=lambda pair: (pair[0], int(pair[1])))
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What came out: a result and the decision on it, or why nothing could be measured."""
+
+    result: EvaluationResult | None
+    metadata: BundleMetadata | None
+    decision: Decision | None
+    problem: str = ""
+
+
+@contextmanager
+def _champion_beside(
+    client: MlflowClient, entry: ModelVersion, before: Statement | None, ring: KeyRing
+) -> Iterator[tuple[ChampionRef | None, Path | None]]:
+    """The champion that a version must not be worse than, and its bundle. The champion is not its own rival."""
+    champion = aliased_version(client, entry.name, CHAMPION)
+    if champion is None:
+        yield None, None
+    elif str(champion.version) == str(entry.version):
+        yield before.champion if before else None, None
+    else:
+        try:
+            with proven_files(champion, CHAMPION, ring) as (files, statement):
+                yield ChampionRef(version=str(champion.version), bundle_sha256=statement.bundle_sha256), files.bundle
+        except GateRefusedError as error:
+            raise GateRefusedError(
+                f"{entry.name} version {entry.version} cannot be compared with the champion, which has not proven "
+                f"itself ({error}). Judge that one again (pillsnap registry judge {champion.version}), or go back to a "
+                "former one (pillsnap registry rollback)"
+            ) from error
+
+
+def _word_before(entry: ModelVersion, ring: KeyRing) -> Statement | None:
+    """The word that stands; one that is not of a trusted key (it was revoked) counts as none."""
+    try:
+        return statement_of(entry, ring)
+    except TamperedError:
+        return None
+
+
+def _is_kept(client: MlflowClient, before: Statement, facts: VersionFacts) -> bool:
+    """A version that was champion keeps the word that made it so: going back to it needs no new one."""
+    if before.verdict != Verdict.PROMOTE or facts.version not in former_champions(client, facts.name):
+        return False
+    try:
+        check_bound(before, facts)
+    except GateRefusedError:
+        return False
+    return True
+
+
+def _measure(
+    case: _Case, bundle: Path, champion_bundle: Path | None, run_id: str, progress: Progress | None
+) -> _Measured:
+    try:
+        metadata = PillSession.load(bundle).metadata
+        result = evaluate(bundle, case.manifest, run_id=run_id, progress=progress, champion=champion_bundle)
+    except (BundleError, EvidenceError) as error:
+        return _Measured(None, None, None, str(error).replace(str(bundle), "the model's file"))
+    decision = decide(
+        result.evidence,
+        case.policy,
+        bundle_sha256=case.facts.bundle_sha256,
+        manifest_hash=metadata.provenance.manifest_hash,
+        champion_sha256=case.champion.bundle_sha256 if case.champion else None,
+    )
+    return _Measured(result, metadata, decision)
+
+
+def _state(case: _Case, measured: _Measured, before: Statement | None, run_id: str, report: Path | None) -> Statement:
+    decision = measured.decision
+    version = CodeVersion.current()
+    return Statement(
+        decision_id=uuid.uuid4().hex,
+        replaces=before.decision_id if before else None,
+        issued_at_ms=max(int(time.time() * 1000), before.issued_at_ms + 1 if before else 0),
+        model_name=case.facts.name,
+        model_version=case.facts.version,
+        created_at_ms=case.facts.created_at_ms,
+        bundle_sha256=case.facts.bundle_sha256,
+        artifact_sha256=case.facts.artifact_sha256,
+        manifest_hash=case.manifest.hash,
+        policy_sha256=case.policy.sha256,
+        evidence_sha256=sha256_file(report / EVIDENCE_FILE) if report else sha256_bytes(b""),
+        champion=case.champion,
+        verdict=decision.verdict if decision else Verdict.REJECT,
+        reasons=decision.reasons if decision else (f"cannot be judged: {measured.problem}"[:2000],),
+        figures=decision.figures() if decision else {},
+        evidence_run_id=run_id,
+        code=f"{pillsnap.__version__} {version}",
+    )
+
+
+def _keep(run: TrackedRun, statement: Statement, envelope: str, description: str, report: Path | None) -> None:
+    """Evidence, report, card and envelope as artifacts of the gate's run: there before the word is handed in."""
+    if report is not None:
+        run.log_folder(report, REPORT)
+    run.log_text(envelope, "gate/envelope.json")
+    run.log_text(description, "gate/model_card.md")
+    run.set_tags(
+        {
+            "pillsnap.kind": "judgement",
+            "pillsnap.model": statement.model_name,
+            "pillsnap.version": statement.model_version,
+            "pillsnap.verdict": str(statement.verdict),
+            "mlflow.note.content": description,
+        }
+    )
+    if not run.flush():
+        raise StoreError(f"the MLflow store does not take the evidence of {statement.model_name}; judge again later")
+
+
+def _describe(measured: _Measured, statement: Statement, run: TrackedRun) -> str:
+    """What the UI shows at the version: verdict, figures and reasons, then the model card."""
+    where = f"#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts"
+    signed = f"Signed {statement.issued_at:%Y-%m-%d %H:%M} UTC. [Evidence, report with pictures]({where})"
+    if measured.result is None or measured.metadata is None:
+        return f"**Gate: {statement.verdict}**\n\n- {_plain(statement.reasons[0])}\n\n{signed}\n"
+    card = model_card(
+        measured.result.evidence,
+        measured.metadata,
+        measured.decision,
+        name=statement.model_name,
+        version=statement.model_version,
+    )
+    return f"{card}\n{signed}\n"
+
+
+def _plain(text: str) -> str:
+    """A text that may come out of a stranger's file, so that a page shows it and does nothing else."""
+    return html.escape(
+        "".join(f"\\{letter}" if letter in "\\`*_[]()#!|~" else letter for letter in " ".join(text.split()))
+    )
+
+
+def _hand_in(
+    client: MlflowClient,
+    entry: ModelVersion,
+    statement: Statement,
+    envelope: str,
+    description: str,
+    case: _Case,
+    ring: KeyRing,
+) -> Statement:
+    try:
+        client.set_model_version_tag(entry.name, entry.version, ENVELOPE_TAG, envelope)
+        client.update_model_version(entry.name, entry.version, description)
+    except MlflowException as error:
+        meanwhile = _word_before(find_version(client, entry.name, str(entry.version)), ring)
+        if meanwhile is not None and case.is_settled_by(meanwhile):
+            return meanwhile  # another gate was faster: its word stands
+        raise GateRefusedError(f"the registry does not take the gate's word: {first_line(error)}") from error
+    return statement
+
+
+def _pages(search: Callable[..., Any]) -> Iterator[Any]:
+    """All pages of one of the client's searches."""
+    token = None
+    while True:
+        page = search(page_token=token) if token else search()
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -1,0 +1,218 @@
+"""The gate measures itself, signs, and judges the same case once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from pillsnap.core.errors import ConfigError, GateRefusedError, StoreError
+from pillsnap.core.evidence import Evidence
+from pillsnap.core.files import sha256_file
+from pillsnap.gate.decision import Verdict
+from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef
+from pillsnap.gate.keys import generate, load_private_key
+from pillsnap.registry import judging
+from pillsnap.registry.judging import EXPERIMENT, candidates, judge
+from pillsnap.registry.promotion import promote, submit
+from pillsnap.tracking.run import find_artifact, tracked_run
+from pillsnap.tracking.run_model import log_bundle
+from pillsnap.tracking.store import connect
+
+Candidate = Callable[..., str]
+
+
+def judgements(store: MlflowClient) -> int:
+    experiment = store.get_experiment_by_name(EXPERIMENT)
+    return 0 if experiment is None else len(store.search_runs([experiment.experiment_id]))
+
+
+def test_a_good_version(store: MlflowClient, candidate: Candidate, gate: Any, tmp_path: Path) -> None:
+    statement = gate.judge(candidate())
+    assert (statement.verdict, statement.reasons, statement.champion, statement.replaces) == (
+        Verdict.PROMOTE, (), None, None,
+    )  # fmt: skip
+    assert statement.figures["top1"] == "100.0 %"
+    assert (statement.manifest_hash, statement.policy_sha256) == (gate.manifest.hash, gate.trust.policy().sha256)
+
+    run = store.get_run(statement.evidence_run_id)
+    assert (run.info.status, run.data.tags["pillsnap.kind"]) == ("FINISHED", "judgement")
+    evidence = find_artifact(run.info.run_id, "evaluation/evidence.json", tmp_path / "e")
+    assert sha256_file(evidence) == statement.evidence_sha256
+    assert Evidence.load(evidence).bundle_sha256 == statement.bundle_sha256
+    kept = find_artifact(run.info.run_id, "gate/envelope.json", tmp_path / "e").read_text()
+
+    entry = store.get_model_version("pills", "1")
+    assert entry.tags[ENVELOPE_TAG] == kept
+    assert entry.tags["gate.verdict"] == "PROMOTE"
+    assert entry.tags["gate.top1"] == "100.0 %"
+    assert f"runs/{run.info.run_id}" in entry.description
+    assert "PROMOTE" in entry.description
+    assert store.get_registered_model("pills").aliases == {}, "judging promotes nothing"
+
+
+@pytest.mark.parametrize(("wrong", "verdict"), [(1, Verdict.HOLD), (3, Verdict.REJECT)])
+def test_what_falls_short(store: MlflowClient, candidate: Candidate, gate: Any, wrong: int, verdict: Verdict) -> None:
+    statement = gate.judge(candidate(wrong))
+    assert statement.verdict == verdict
+    assert statement.reasons[0].startswith(f"top1 {100 - 100 * wrong / 6:.1f} % is under the")
+    assert store.get_model_version("pills", "1").tags["gate.verdict"] == str(verdict)
+
+
+def test_the_same_case_is_judged_once(store: MlflowClient, candidate: Candidate, gate: Any) -> None:
+    version = candidate()
+    first = gate.judge(version)
+    assert gate.judge(version) == first
+    assert gate.judge("latest") == first
+    assert judgements(store) == 1
+    again = gate.judge(version, again=True)
+    assert (again.replaces, again.verdict) == (first.decision_id, Verdict.PROMOTE)
+    assert again.issued_at_ms > first.issued_at_ms
+    assert judgements(store) == 2
+
+
+def test_another_policy_or_champion_is_another_case(store: MlflowClient, candidate: Candidate, gate: Any) -> None:
+    first = gate.judge(candidate())
+    gate.set_policy(minimum_test_images={"total": 1000, "real": 5, "per_class": 1})
+    second = gate.judge("1")
+    assert (second.verdict, second.replaces) == (Verdict.HOLD, first.decision_id)
+    assert any("60 are too few" in reason for reason in second.reasons)
+    gate.set_policy(minimum_test_images={"total": 10, "real": 5, "per_class": 1})
+    assert gate.judge("1").verdict == Verdict.PROMOTE
+
+    rival = gate.judge(candidate())
+    assert rival.champion is None
+    promote("pills", "1")
+    later = gate.judge("2")
+    assert later.champion == ChampionRef(version="1", bundle_sha256=first.bundle_sha256)
+    assert later.verdict == Verdict.PROMOTE
+
+
+def test_the_champion_is_not_its_own_rival(store: MlflowClient, candidate: Candidate, gate: Any) -> None:
+    first = gate.judge(candidate())
+    promote("pills", "1")
+    assert gate.judge("1") == first
+    gate.judge(candidate())
+    second = gate.judge("2")
+    promote("pills", "2")
+    assert gate.judge("2") == second, "compared with version 1, and champion now"
+    assert gate.judge("1") == first, "who was champion keeps its word, so that going back stays possible"
+
+
+def test_a_worse_one_does_not_follow_a_better_one(store: MlflowClient, candidate: Candidate, gate: Any) -> None:
+    gate.set_policy(at_least={name: {"target": 0.5, "minimum": 0.4} for name in ("top1", "top5", "real_top1")})
+    gate.judge(candidate())
+    promote("pills", "1")
+    statement = gate.judge(candidate(wrong=2))
+    assert statement.verdict == Verdict.HOLD
+    assert any("champion" in reason for reason in statement.reasons), statement.reasons
+
+
+def test_a_run_that_praises_itself(store: MlflowClient, candidate: Candidate, gate: Any) -> None:
+    """Its own evidence, metrics and tags say 99 %: none of that is looked at."""
+    version = candidate(wrong=5)
+    entry = store.get_model_version("pills", version)
+    store.log_metric(entry.run_id, "test_top1", 0.99)
+    store.set_tag(entry.run_id, "gate.verdict", "PROMOTE")
+    store.log_text(entry.run_id, json.dumps({"top1": 0.99}), "evaluation/evidence.json")
+    assert gate.judge(version).verdict == Verdict.REJECT
+
+
+def test_trained_on_another_manifest(candidate: Candidate, gate: Any) -> None:
+    statement = gate.judge(candidate(manifest_hash="c" * 64))
+    assert statement.verdict == Verdict.REJECT
+    assert any("another manifest" in reason for reason in statement.reasons)
+
+
+def broken(toys: SimpleNamespace, kind: str, folder: Path, manifest_hash: str) -> Path:
+    colors = toys.toy_colors(6)
+    if kind == "nan":
+        return Path(toys.save_bundle(folder / "b.onnx", colors, manifest_hash, nan=True))
+    return Path(toys.save_bundle(folder / "b.onnx", colors[:3], manifest_hash))
+
+
+@pytest.mark.parametrize(("kind", "said"), [("nan", "NaN"), ("classes", "3 classes in the bundle, 6 in the manifest")])
+def test_what_cannot_be_measured_is_rejected(
+    store: MlflowClient, gate: Any, toys: SimpleNamespace, tmp_path: Path, kind: str, said: str
+) -> None:
+    from pillsnap.registry.versions import register
+
+    with tracked_run("candidate", experiment="exp") as run:
+        log_bundle(run, broken(toys, kind, tmp_path, gate.manifest.hash))
+    register(run.run_id, "pills")
+    statement = gate.judge("1")
+    assert statement.verdict == Verdict.REJECT
+    assert said in statement.reasons[0]
+    assert str(tmp_path) not in statement.reasons[0], "no path of the gate's machine"
+    assert said in store.get_model_version("pills", "1").description
+    assert gate.judge("1") == statement, "and it stays so without measuring again"
+
+
+def test_two_gates_at_once_leave_one_word(
+    store: MlflowClient, candidate: Candidate, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = candidate()
+    real = judging.seal
+    others = []
+
+    def meanwhile(statement: Any, key: Any) -> str:
+        monkeypatch.setattr(judging, "seal", real)
+        others.append(gate.judge(version))  # the other gate is faster
+        return real(statement, key)
+
+    monkeypatch.setattr(judging, "seal", meanwhile)
+    assert gate.judge(version) == others[0]
+    assert store.get_model_version("pills", version).tags["gate.decision_id"] == others[0].decision_id
+
+
+def test_a_key_that_nobody_trusts(store: MlflowClient, candidate: Candidate, gate: Any, tmp_path: Path) -> None:
+    from datetime import UTC, datetime
+
+    generate(tmp_path / "mine.key", tmp_path / "elsewhere", now=datetime.now(UTC))
+    version = candidate()
+    with pytest.raises(GateRefusedError, match=r"the registry does not take the gate's word: .*is not trusted"):
+        judge(connect(), "pills", version, gate.manifest, load_private_key(tmp_path / "mine.key"), gate.trust)
+    assert ENVELOPE_TAG not in store.get_model_version("pills", version).tags
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_private_key(tmp_path / "none.key")
+
+
+def test_a_champion_that_has_lost_its_proof(
+    store: MlflowClient, candidate: Candidate, gate: Any, tmp_path: Path
+) -> None:
+    gate.judge(candidate())
+    promote("pills", "1")
+    [stored] = list(tmp_path.glob("mlartifacts/exp/models/*/artifacts/model.onnx"))
+    stored.write_bytes(stored.read_bytes() + b" ")
+    with pytest.raises(GateRefusedError, match="cannot be compared with the champion, which has not proven itself"):
+        gate.judge(candidate())
+
+
+def test_the_mark(store: MlflowClient, candidate: Candidate, gate: Any) -> None:
+    assert candidates(connect()) == []
+    for _ in range(4):
+        candidate()
+    candidate(name="others")
+    submit("pills", "2")
+    store.set_registered_model_alias("pills", "candidate", "3")
+    store.set_model_version_tag("pills", "4", "Candidate", "no")
+    store.set_model_version_tag("others", "1", "CANDIDATE", "please")
+    assert candidates(connect()) == [("others", "1"), ("pills", "2"), ("pills", "3")]
+
+
+def test_a_registry_that_does_not_take_the_evidence(
+    candidate: Candidate, gate: Any, monkeypatch: pytest.MonkeyPatch, store: MlflowClient
+) -> None:
+    version = candidate()
+    monkeypatch.setattr("pillsnap.tracking.run.TrackedRun.flush", lambda self: False)
+    with pytest.raises(StoreError, match="does not take the evidence of pills; judge again later"):
+        gate.judge(version)
+    assert ENVELOPE_TAG not in store.get_model_version("pills", version).tags
+    with pytest.raises(MlflowException):
+        store.get_model_version_by_alias("pills", "champion")

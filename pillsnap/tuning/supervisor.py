@@ -29,6 +29,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from pillsnap.core.errors import ConfigError, TrainingError
+from pillsnap.inference.session import usable_cores
 from pillsnap.tuning.storage import GRACE
 from pillsnap.tuning.study import ERROR, WORKER, counted, give_up, over
 from pillsnap.tuning.worker import WRONG, Order, run_worker
@@ -124,7 +125,9 @@ class Supervisor:
         context = multiprocessing.get_context("spawn")  # a fork would take threads and locks of this process along
         # without a lock: a worker that is killed would keep it
         progress = context.Value("d", time.monotonic(), lock=False)
-        order = dataclasses.replace(self.order, worker=name, stream=stream)
+        # with more threads than cores, each waits for the others and the trials take several times as long
+        threads = max(1, usable_cores() // self.workers)
+        order = dataclasses.replace(self.order, worker=name, stream=stream, threads=threads)
         process = context.Process(target=run_worker, args=(order, progress), name=f"trial-worker-{stream}")
         process.start()
         self._running.append(_Worker(name, stream, process, progress))

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
+from pillsnap.inference.session import usable_cores
 from pillsnap.tuning.study import ERROR, RETRIES, RETRY_OF, WORKER, best_of, counted, over
 from pillsnap.tuning.supervisor import Supervisor
 from pillsnap.tuning.words import fate
@@ -53,6 +54,20 @@ def test_each_trial_has_a_process_of_its_own(supervise: Supervise, config: Exper
     again.run()
     drawn = {trial.params["model.drop_rate"] for trial in again.study.trials}
     assert (len(again.study.trials), len(drawn)) == (5, 5), "started again, it adds what is missing, and draws anew"
+
+
+def test_workers_share_the_cores(
+    supervise: Supervise, config: ExperimentConfig, toy_job: ToyJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    supervisor = supervise(config.with_overrides({"tuning.trials": 2}), toy_job(), workers=usable_cores())
+    supervisor.run()
+    assert {trial.user_attrs["threads"] for trial in supervisor.study.trials} == {1}
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # who sets it has the last word
+    again = supervise(config.with_overrides({"tuning.trials": 3}), toy_job(), workers=1)
+    again.run()
+    assert again.study.trials[-1].user_attrs["threads"] == 1
 
 
 def test_trials_that_fail_of_themselves_cost_no_more_than_themselves(

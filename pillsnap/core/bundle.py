@@ -50,6 +50,18 @@ class Provenance(BaseModel):
     pillsnap_version: str
 
 
+class PyTorchParity(BaseModel):
+    """How the bundle agreed with the checkpoint in PyTorch, measured when it was exported."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int
+    """Test images."""
+    top1_agreement: float
+    largest_relative_difference: float
+    """Of a logit, as a share of the largest logit."""
+
+
 class BundleMetadata(BaseModel):
     """What a bundle says of itself."""
 
@@ -62,6 +74,8 @@ class BundleMetadata(BaseModel):
     temperature: float = Field(gt=0)
     """probabilities = softmax(logits / temperature), fitted on the validation split."""
     provenance: Provenance
+    parity: PyTorchParity | None = Field(default=None, exclude_if=lambda value: value is None)
+    """None: of a bundle that was made before it was kept."""
 
     @property
     def retired_indices(self) -> tuple[int, ...]:

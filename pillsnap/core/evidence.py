@@ -120,7 +120,7 @@ class Evidence(StoredDocument):
     latency: Latency
     environment: dict[str, str]
     manifest_date: str = ""
-    """ISO 8601: when the manifest was made."""
+    """ISO 8601: the date that the manifest states of its data."""
     worst_slices: dict[str, tuple[str, Metric]] = Field(default_factory=dict)
     """The worst value of each condition that has enough photos to tell: ``light`` → (``2``, metric)."""
     look_alikes: tuple[tuple[str, str, float], ...] = ()

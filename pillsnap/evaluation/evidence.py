@@ -14,21 +14,30 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
+from scipy.special import softmax
 
 import pillsnap
+from pillsnap.clients.phone import PhoneClient
 from pillsnap.core.errors import EvidenceError
-from pillsnap.core.evidence import ClassResult, Evidence, Latency, Metric
+from pillsnap.core.evidence import Agreement, ClassResult, Evidence, Latency, Metric
 from pillsnap.core.manifest import Manifest
 from pillsnap.evaluation import metrics
+from pillsnap.evaluation.comparison import compare
 from pillsnap.evaluation.latency import choose_photos, hardware_name, measure_latency
-from pillsnap.evaluation.predict import Predictions, Progress, predict_split
+from pillsnap.evaluation.predict import Predictions, Progress, Way, predict_ways
 from pillsnap.inference.session import PillSession
+from pillsnap.tracking.source import CodeVersion
 
 SLICED_BY = ("background", "light", "side")
 """Conditions of the real photos."""
 FEW_IMAGES = 250
 """Below this the 95 % interval of a share of 80 % is wider than ± 5 points."""
 FEW_PER_CLASS = 5
+ENOUGH_IN_SLICE = 30
+"""A condition's value with fewer photos is not called the worst: its share is chance."""
+CLIENT_IMAGES = 200
+"""So many test images, evenly over the split, also go the way of the phone (crop, 512 pixels, JPEG)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ def evaluate(
     run_id: str = "",
     threads: int | None = None,
     progress: Progress | None = None,
+    champion: Path | None = None,
 ) -> EvaluationResult:
     """Measure ``bundle`` on the test split of ``manifest``.
 
@@ -55,19 +65,48 @@ def evaluate(
         run_id: MLflow run; by default the one that the bundle names.
         threads: of ONNX Runtime; by default the cores that this process may use.
         progress: called with (images done, images in all).
+        champion: the bundle of the present champion, to be compared on the same images.
 
     Raises:
-        BundleError: not a bundle, or one that answers NaN.
+        BundleError: not a bundle, or one that answers NaN; of the champion too.
         EvidenceError: the bundle's classes are not those of the manifest.
         DataError: the test split is empty, or an image of it cannot be used.
         TamperedError: an image was changed after the manifest was made.
     """
     session = PillSession.load(bundle, threads=threads)
     _check_classes(session, manifest, bundle)
-    predictions = predict_split(session, manifest, "test", progress)
+    rows = manifest.split("test")
+    rival = None if champion is None else PillSession.load(champion, threads=threads)
+    phone = Way(session, before=PhoneClient().prepare, every=max(1, rows.num_rows // CLIENT_IMAGES))
+    ways = [Way(session), phone] + ([] if rival is None else [Way(rival)])
+    answers = predict_ways(ways, manifest, rows, progress)
+    predictions = Predictions(rows, manifest.labels(rows), answers[0], session.metadata.retired_indices)
     photos, image = choose_photos(manifest, predictions.rows)
     latency = measure_latency(session, photos, image)
-    return EvaluationResult(_evidence(session, manifest, predictions, latency, run_id), predictions)
+    evidence = _evidence(session, manifest, predictions, latency, run_id)
+    groups_N = rows["group"].to_pylist()
+    more = {
+        "agreements": _agreements(session, answers[0][:: phone.every], answers[1]),
+        "comparison": rival
+        and compare(predictions, session, np.asarray(answers[2].argmax(axis=1), np.int64), rival, groups_N),
+    }
+    return EvaluationResult(evidence.model_copy(update=more), predictions)
+
+
+def _agreements(
+    session: PillSession, direct_NK: NDArray[np.float32], phone_NK: NDArray[np.float32]
+) -> dict[str, Agreement]:
+    found = {
+        "client": Agreement(
+            images=len(direct_NK),
+            top1=float((direct_NK.argmax(axis=1) == phone_NK.argmax(axis=1)).mean()),
+            largest_difference=float(np.abs(direct_NK - phone_NK).max()),
+        )
+    }
+    parity = session.metadata.parity
+    if parity is not None:
+        found["pytorch"] = Agreement(images=parity.images, top1=parity.top1_agreement)
+    return found
 
 
 def _check_classes(session: PillSession, manifest: Manifest, bundle: Path) -> None:
@@ -103,7 +142,9 @@ def _evidence(
     results = metrics.class_results(counts_KK, real_counts_KK, names)
     # A retired drug has no photos to be judged on and is never answered: it is no class of the evidence.
     classes = tuple(result for result, drug in zip(results, manifest.catalog.drugs, strict=True) if not drug.retired)
-    figures = metrics.top_metrics(predictions.ranks_N, real_N)
+    groups_N = predictions.rows["group"].to_pylist()
+    figures = metrics.top_metrics(predictions.ranks_N, real_N, groups_N)
+    slices = _slices(predictions, right_N, real_N, groups_N)
     bins = metrics.reliability(predictions.confidences_N, right_N)
     return Evidence(
         bundle_sha256=session.sha256,
@@ -117,7 +158,12 @@ def _evidence(
             "size_mb": Metric(value=session.size_bytes / 1e6),
             "ece": Metric(value=metrics.expected_calibration_error(bins), images=len(labels_N)),
         },
-        slices=_slices(predictions, right_N, real_N),
+        slices=slices,
+        worst_slices=metrics.worst_slices(slices, ENOUGH_IN_SLICE),
+        look_alikes=metrics.look_alikes(counts_KK, kcodes),
+        calibration=_calibration(session, predictions, right_N),
+        manifest_date=str(manifest.summary.get("date", "")),
+        code=_code(),
         classes=classes,
         failures=metrics.failures(classes),
         confusions=metrics.confusions(counts_KK, kcodes),
@@ -127,10 +173,38 @@ def _evidence(
     )
 
 
-def _slices(predictions: Predictions, right_N: metrics.Bools, real_N: metrics.Bools) -> dict[str, dict[str, Metric]]:
+def _slices(
+    predictions: Predictions, right_N: metrics.Bools, real_N: metrics.Bools, groups_N: list[str]
+) -> dict[str, dict[str, Metric]]:
     rows = predictions.rows.filter(real_N)
-    found = {name: metrics.slice_shares(right_N[real_N], rows[name].to_pylist()) for name in SLICED_BY}
+    real_groups = [group for group, real in zip(groups_N, real_N, strict=True) if real]
+    found = {"domain": metrics.slice_shares(right_N, predictions.rows["domain"].to_pylist(), groups_N)}
+    for name in SLICED_BY:
+        found[name] = metrics.slice_shares(right_N[real_N], rows[name].to_pylist(), real_groups)
     return {name: values for name, values in found.items() if values}
+
+
+def _calibration(session: PillSession, predictions: Predictions, right_N: metrics.Bools) -> dict[str, float]:
+    """The error of the confidences with the temperature of the bundle, and as it would be without (at 1)."""
+    temperature = session.metadata.temperature
+    log_NK = np.log(np.maximum(predictions.probabilities_NK.astype(np.float64), 1e-38)) * temperature
+    raw_NK = softmax(log_NK, axis=1)
+    raw = metrics.reliability(raw_NK.max(axis=1).astype(np.float32), right_N)
+    bins = metrics.reliability(predictions.confidences_N, right_N)
+    return {
+        "temperature": temperature,
+        "ece": metrics.expected_calibration_error(bins),
+        "ece_uncalibrated": metrics.expected_calibration_error(raw),
+    }
+
+
+def _code() -> dict[str, str]:
+    version = CodeVersion.current()
+    return {
+        "pillsnap": pillsnap.__version__,
+        "git_commit": version.commit,
+        "uncommitted": "yes" if version.dirty else "no",
+    }
 
 
 def _notes(

@@ -6,8 +6,9 @@ Legend: N images, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from pillsnap.core.evidence import ClassResult, Metric
+from pillsnap.evaluation.bootstrap import mean_interval
 
 FAILURE_BELOW = 0.70
 """A class with a lower top-1 is listed as a failure (specification, part D)."""
@@ -50,26 +52,36 @@ def true_ranks(labels_N: Ints, probabilities_NK: NDArray[np.float32], retired: S
     return np.asarray(1 + higher_N + tied_N, np.int64)
 
 
-def share(hits_N: Bools) -> Metric | None:
-    """Share of hits with its 95 % Wilson interval; None for no images."""
+def share(hits_N: Bools, groups_N: Sequence[str] | None = None) -> Metric | None:
+    """Share of hits with its 95 % Wilson interval, and that over capture groups if they are given; None: no images."""
     images = int(hits_N.size)
     if images == 0:
         return None
     hits = int(np.count_nonzero(hits_N))
     interval = binomtest(hits, images).proportion_ci(confidence_level=0.95, method="wilson")
-    return Metric(value=hits / images, low=float(interval.low), high=float(interval.high), images=images)
+    metric = Metric(value=hits / images, low=float(interval.low), high=float(interval.high), images=images)
+    if groups_N is None:
+        return metric
+    by_group = mean_interval(hits_N.astype(np.float64), groups_N)
+    return metric.model_copy(update={"group_low": by_group.low, "group_high": by_group.high, "groups": by_group.groups})
 
 
-def top_metrics(ranks_N: Ints, real_N: Bools) -> dict[str, Metric]:
+def top_metrics(ranks_N: Ints, real_N: Bools, groups_N: Sequence[str] | None = None) -> dict[str, Metric]:
     """``top1``, ``top5``, ``real_top1`` and ``studio_top1``, as far as there are images for them."""
     right_N = ranks_N == 1
+    everywhere_N = np.ones(len(ranks_N), np.bool_)
     figures = {
-        "top1": share(right_N),
-        "top5": share(ranks_N <= 5),
-        "real_top1": share(right_N[real_N]),
-        "studio_top1": share(right_N[~real_N]),
+        "top1": (right_N, everywhere_N),
+        "top5": (ranks_N <= 5, everywhere_N),
+        "real_top1": (right_N, real_N),
+        "studio_top1": (right_N, ~real_N),
     }
-    return {name: metric for name, metric in figures.items() if metric is not None}
+    found = {name: share(hits_N[among_N], _among(groups_N, among_N)) for name, (hits_N, among_N) in figures.items()}
+    return {name: metric for name, metric in found.items() if metric is not None}
+
+
+def _among(groups_N: Sequence[str] | None, among_N: Bools) -> Sequence[str] | None:
+    return None if groups_N is None else [group for group, among in zip(groups_N, among_N, strict=True) if among]
 
 
 def confusion_matrix(labels_N: Ints, predicted_N: Ints, classes: int) -> Ints:
@@ -107,11 +119,35 @@ def failures(classes: Sequence[ClassResult]) -> tuple[str, ...]:
     return tuple(kcode for top1, kcode in sorted(failed) if top1 < FAILURE_BELOW)
 
 
-def slice_shares(right_N: Bools, values_N: Sequence[int | None]) -> dict[str, Metric]:
+def slice_shares(right_N: Bools, values_N: Sequence[Any], groups_N: Sequence[str] | None = None) -> dict[str, Metric]:
     """Top-1 per value of one condition, in the order of the values; unknown values (None) are left out."""
-    known = sorted({value for value in values_N if value is not None})
-    found = {str(value): share(right_N[[other == value for other in values_N]]) for value in known}
+    found = {}
+    for value in sorted(
+        {value for value in values_N if value is not None}, key=lambda value: (str(type(value)), value)
+    ):
+        among_N = np.asarray([other == value for other in values_N], np.bool_)
+        found[str(value)] = share(right_N[among_N], _among(groups_N, among_N))
     return {value: metric for value, metric in found.items() if metric is not None}
+
+
+def worst_slices(slices: Mapping[str, Mapping[str, Metric]], enough: int) -> dict[str, tuple[str, Metric]]:
+    """The worst value of each condition, among those with at least ``enough`` images."""
+    found = {}
+    for name, values in slices.items():
+        judged = [(metric.value, value, metric) for value, metric in values.items() if (metric.images or 0) >= enough]
+        if len(judged) > 1:  # one value alone is not the worst of anything
+            _, value, metric = min(judged, key=lambda entry: entry[:2])
+            found[name] = (value, metric)
+    return found
+
+
+def look_alikes(counts_KK: Ints, kcodes: Sequence[str], most: int = 20) -> tuple[tuple[str, str, float], ...]:
+    """(K-CODE, K-CODE, share of the photos of both that are taken for the other), the most confusable first."""
+    images_K = counts_KK.sum(axis=1)
+    found = []
+    for i, j in np.argwhere(np.triu(counts_KK + counts_KK.T, k=1)):
+        found.append((kcodes[i], kcodes[j], float(counts_KK[i, j] + counts_KK[j, i]) / int(images_K[i] + images_K[j])))
+    return tuple(sorted(found, key=lambda pair: (-pair[2], pair[0], pair[1]))[:most])
 
 
 def reliability(confidences_N: NDArray[np.float32], right_N: Bools, bins: int = ECE_BINS) -> list[ReliabilityBin]:

@@ -7,7 +7,7 @@ Legend: N images, K classes, H height, W width, C channel.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,46 +70,85 @@ class Predictions:
         )
 
 
+@dataclass(frozen=True)
+class Way:
+    """A way from a photo's bytes to probabilities."""
+
+    session: PillSession
+    before: Callable[[bytes, str], bytes] | None = None
+    """What happens to the bytes first (the phone's steps); None: nothing."""
+    every: int = 1
+    """Only every so many images go this way."""
+
+
 def predict_split(
     session: PillSession, manifest: Manifest, split: Split = "test", progress: Progress | None = None
 ) -> Predictions:
-    """Answer every image of ``split``.
+    """Answer every image of ``split``. Raises as `predict_ways`."""
+    rows = manifest.split(split)
+    [probabilities_NK] = predict_ways([Way(session)], manifest, rows, progress)
+    return Predictions(rows, manifest.labels(rows), probabilities_NK, session.metadata.retired_indices)
+
+
+def predict_ways(
+    ways: Sequence[Way], manifest: Manifest, rows: pa.Table, progress: Progress | None = None
+) -> list[NDArray[np.float32]]:
+    """Answer images in several ways at once; each file is read once, and prepared once where two ways do it alike.
+
+    Returns:
+        ``probabilities_NK`` of each way, of the images that go it.
 
     Raises:
-        DataError: the split is empty.
+        DataError: there are no rows.
         ImageError: an image is gone or cannot be decoded.
         TamperedError: an image is not the one that the manifest recorded.
-        BundleError: the model answers NaN or infinity.
+        BundleError: a model answers NaN or infinity.
     """
-    rows = manifest.split(split)
     if rows.num_rows == 0:
-        raise DataError(f"{manifest.root}: the {split} split holds no images; prepare the data with more photos")
-    answers = []
+        raise DataError(f"{manifest.root}: the test split holds no images; prepare the data with more photos")
+    answers: list[list[NDArray[np.float32]]] = [[] for _ in ways]
     done = 0
-    for batch_NHWC_u8 in _prepared_batches(session, manifest, rows):
-        answers.append(session.predict(batch_NHWC_u8).probabilities_NK)
-        done += len(batch_NHWC_u8)
+    for batch in _prepared_batches(ways, manifest, rows):
+        for way, answered in enumerate(answers):
+            images = [image for prepared in batch if (image := prepared[way]) is not None]
+            if images:
+                answered.append(ways[way].session.predict(np.concatenate(images)).probabilities_NK)
+        done += len(batch)
         if progress is not None:
             progress(done, rows.num_rows)
-    return Predictions(rows, manifest.labels(rows), np.concatenate(answers), session.metadata.retired_indices)
+    return [np.concatenate(answered) for answered in answers]
 
 
-def _prepared_batches(session: PillSession, manifest: Manifest, rows: pa.Table) -> Iterator[NDArray[np.uint8]]:
-    files = list(zip(rows["path"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
+def _prepared_batches(
+    ways: Sequence[Way], manifest: Manifest, rows: pa.Table
+) -> Iterator[list[list[NDArray[np.uint8] | None]]]:
+    """Batches of images; of each image, what each way's session takes (1,H,W,C), None where it does not go that way."""
+    files = list(zip(range(rows.num_rows), rows["path"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
 
-    def prepare(path: str, sha256: str) -> NDArray[np.uint8]:
+    def prepare(place: int, path: str, sha256: str) -> list[NDArray[np.uint8] | None]:
         name = str(manifest.root / path)
-        return session.preprocessor.prepare_for_model(manifest.read_image(path, sha256), name)
+        photo = manifest.read_image(path, sha256)
+        known: dict[tuple[object, str], NDArray[np.uint8]] = {}
+        found: list[NDArray[np.uint8] | None] = []
+        for way in ways:
+            if place % way.every:
+                found.append(None)
+                continue
+            key = (way.before, way.session.metadata.preprocessing_fingerprint)
+            if key not in known:
+                data = photo if way.before is None else way.before(photo, name)
+                known[key] = way.session.preprocessor.prepare_for_model(data, name)
+            found.append(known[key])
+        return found
 
     pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="prepare")
-    waiting: deque[Future[NDArray[np.uint8]]] = deque()
+    waiting: deque[Future[list[NDArray[np.uint8] | None]]] = deque()
     submitted = 0
     try:
         while submitted < len(files) or waiting:
             ahead = min(len(files), submitted + BATCH_SIZE * _BATCHES_AHEAD - len(waiting))
             waiting.extend(pool.submit(prepare, *file) for file in files[submitted:ahead])
             submitted = ahead
-            batch = [waiting.popleft().result() for _ in range(min(BATCH_SIZE, len(waiting)))]
-            yield np.concatenate(batch)
+            yield [waiting.popleft().result() for _ in range(min(BATCH_SIZE, len(waiting)))]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -23,7 +23,15 @@ from scipy.special import log_softmax
 from torch import Tensor, nn
 
 from pillsnap import __version__
-from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES, RETIRED_LOGIT, BundleClass, BundleMetadata, Provenance
+from pillsnap.core.bundle import (
+    INPUT_NAME,
+    OUTPUT_NAMES,
+    RETIRED_LOGIT,
+    BundleClass,
+    BundleMetadata,
+    Provenance,
+    PyTorchParity,
+)
 from pillsnap.core.errors import BundleError, DataError
 from pillsnap.core.files import sha256_file, writing_beside
 from pillsnap.core.manifest import Manifest, Split
@@ -39,15 +47,6 @@ _BATCH = 64
 
 
 @dataclass(frozen=True)
-class Parity:
-    """How PyTorch and the bundle agree on real test images."""
-
-    images: int
-    largest_relative_difference: float
-    top1_agreement: float
-
-
-@dataclass(frozen=True)
 class ExportResult:
     """A bundle, and the proof that it answers as the checkpoint does."""
 
@@ -55,11 +54,11 @@ class ExportResult:
     sha256: str
     size_mb: float
     temperature: float
-    parity: Parity
+    parity: PyTorchParity
 
     def report(self) -> dict[str, object]:
         """For the export report (JSON)."""
-        return {**asdict(self), "bundle": self.bundle.name}
+        return {**asdict(self), "bundle": self.bundle.name, "parity": self.parity.model_dump()}
 
 
 class _BundleGraph(nn.Module):
@@ -113,6 +112,9 @@ def export_bundle(
     with writing_beside(bundle) as temporary:
         onnx.save(model, temporary)
         parity = _measure_parity(net, temporary, checkpoint, manifest)
+        proven = metadata.model_copy(update={"parity": parity})
+        onnx.helper.set_model_props(model, proven.to_props())
+        onnx.save(model, temporary)
     return ExportResult(bundle, sha256_file(bundle), bundle.stat().st_size / 1e6, temperature, parity)
 
 
@@ -220,7 +222,7 @@ def _run_torch(net: PillNet, images_NHWC_u8: NDArray[np.uint8]) -> NDArray[np.fl
     return np.asarray(torch.cat(parts).numpy(), np.float32)
 
 
-def _measure_parity(net: PillNet, bundle: Path, checkpoint: Checkpoint, manifest: Manifest) -> Parity:
+def _measure_parity(net: PillNet, bundle: Path, checkpoint: Checkpoint, manifest: Manifest) -> PyTorchParity:
     images_NHWC_u8, _ = _images_of_split(checkpoint, manifest, "test", limit=PARITY_IMAGES)
     in_use = [index for index, drug in enumerate(manifest.catalog.drugs) if not drug.retired]
     expected_NK = _run_torch(net, images_NHWC_u8)[:, in_use]
@@ -237,7 +239,9 @@ def _measure_parity(net: PillNet, bundle: Path, checkpoint: Checkpoint, manifest
         float(np.abs(actual_NK - expected_NK).max()), float(np.abs(single_NK - expected_NK[: len(single_NK)]).max())
     )
     agreement = float((actual_NK.argmax(1) == expected_NK.argmax(1)).mean())
-    parity = Parity(len(images_NHWC_u8), difference / scale, agreement)
+    parity = PyTorchParity(
+        images=len(images_NHWC_u8), top1_agreement=agreement, largest_relative_difference=difference / scale
+    )
     if not parity.largest_relative_difference <= PARITY_TOLERANCE:
         raise BundleError(
             f"the exported graph differs from PyTorch: {parity.largest_relative_difference:.2%} of the largest logit "

@@ -7,13 +7,15 @@ A worse figure never gives a better verdict.
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from enum import StrEnum
+from fnmatch import fnmatchcase
 
 from pydantic import BaseModel, ConfigDict
 
 from pillsnap.core.document import StoredDocument
-from pillsnap.core.evidence import EVIDENCE_VERSION, Evidence, Metric
-from pillsnap.gate.policy import AtLeast, Below, Policy
+from pillsnap.core.evidence import EVIDENCE_VERSION, Evidence, Latency, Metric, PairedDifference
+from pillsnap.gate.policy import AtLeast, Below, LatencyProfile, Policy, TestManifest, WorstOf
 
 
 class Verdict(StrEnum):
@@ -65,6 +67,10 @@ class Decision(StoredDocument):
     bundle_sha256: str
     manifest_hash: str
 
+    def figures(self) -> dict[str, str]:
+        """What was measured as a person reads it, by metric."""
+        return {check.metric: check.shown[0] for check in self.checks}
+
     def table(self) -> str:
         """The checks as a plain text table."""
         rows = [_HEADER, *self._cells()]
@@ -96,22 +102,36 @@ _STATUS_WORDS = {
 _UNITS = {"latency_p95_ms": "ms", "size_mb": "MB"}
 
 
-def decide(evidence: Evidence, policy: Policy, *, bundle_sha256: str, manifest_hash: str) -> Decision:
+def decide(
+    evidence: Evidence,
+    policy: Policy,
+    *,
+    bundle_sha256: str,
+    manifest_hash: str,
+    champion_sha256: str | None = None,
+) -> Decision:
     """Judge ``evidence`` by ``policy``.
 
     Args:
         evidence: what was measured.
         policy: what must be reached.
         bundle_sha256: digest of the file that is to be promoted, computed by the caller.
-        manifest_hash: hash of the manifest that it must have been measured on.
+        manifest_hash: hash of the manifest that it must have been measured on, unless the policy names trusted ones.
+        champion_sha256: digest of the present champion's file, which the evidence must compare with; None: there is
+            none.
     """
-    strangers = _identity_reasons(evidence, bundle_sha256, manifest_hash)
+    strangers = (
+        *_identity_reasons(evidence, bundle_sha256, manifest_hash, policy.test_manifest),
+        *_age_reasons(evidence, policy.test_manifest),
+    )
     shares = {"top1": policy.at_least.top1, "top5": policy.at_least.top5, "real_top1": policy.at_least.real_top1}
     costs = {"latency_p95_ms": policy.below.latency_p95_ms, "size_mb": policy.below.size_mb}
     checks = (
-        *(_check_share(name, evidence.metrics.get(name), limits) for name, limits in shares.items()),
-        *(_check_cost(name, evidence.metrics.get(name), limits, evidence) for name, limits in costs.items()),
+        *(_check_share(name, evidence.metrics.get(name), limits, policy.judge_by) for name, limits in shares.items()),
+        *(_check_slice(name, evidence.slices.get(name), limits) for name, limits in policy.worst_slice.items()),
+        *(_check_cost(name, evidence.metrics.get(name), limits, evidence, policy) for name, limits in costs.items()),
         *_check_counts(evidence, policy),
+        *(_check_champion(evidence, policy, champion_sha256) if champion_sha256 is not None else ()),
     )
     return Decision(
         verdict=_verdict(strangers, {check.status for check in checks}),
@@ -119,7 +139,7 @@ def decide(evidence: Evidence, policy: Policy, *, bundle_sha256: str, manifest_h
         reasons=(*strangers, *(check.text for check in checks if check.status != Status.PASS)),
         policy_sha256=policy.sha256,
         bundle_sha256=bundle_sha256,
-        manifest_hash=manifest_hash,
+        manifest_hash=evidence.manifest_hash if policy.test_manifest.trusted else manifest_hash,
     )
 
 
@@ -129,7 +149,9 @@ def _verdict(strangers: tuple[str, ...], statuses: set[Status]) -> Verdict:
     return Verdict.HOLD if Status.BELOW_TARGET in statuses else Verdict.PROMOTE
 
 
-def _identity_reasons(evidence: Evidence, bundle_sha256: str, manifest_hash: str) -> tuple[str, ...]:
+def _identity_reasons(
+    evidence: Evidence, bundle_sha256: str, manifest_hash: str, test_manifest: TestManifest
+) -> tuple[str, ...]:
     reasons = []
     if evidence.evidence_version != EVIDENCE_VERSION:
         reasons.append(f"the evidence has version {evidence.evidence_version}, not {EVIDENCE_VERSION}; evaluate again")
@@ -138,7 +160,13 @@ def _identity_reasons(evidence: Evidence, bundle_sha256: str, manifest_hash: str
             f"the evidence is of another bundle (sha256 {evidence.bundle_sha256[:12]}…, "
             f"this file is {bundle_sha256[:12]}…); evaluate this file"
         )
-    if not manifest_hash or evidence.manifest_hash != manifest_hash:
+    if test_manifest.trusted:
+        if evidence.manifest_hash not in test_manifest.trusted:
+            reasons.append(
+                f"the evidence is of manifest {evidence.manifest_hash[:12]}…, which is none of the "
+                f"{len(test_manifest.trusted)} that the policy trusts; evaluate on one of them"
+            )
+    elif not manifest_hash or evidence.manifest_hash != manifest_hash:
         reasons.append(
             f"the evidence is of another manifest (hash {evidence.manifest_hash[:12]}…, "
             f"this one is {manifest_hash[:12]}…); evaluate on this manifest"
@@ -146,28 +174,120 @@ def _identity_reasons(evidence: Evidence, bundle_sha256: str, manifest_hash: str
     return tuple(reasons)
 
 
-def _check_share(name: str, metric: Metric | None, limits: AtLeast) -> Check:
+def _age_reasons(evidence: Evidence, test_manifest: TestManifest) -> tuple[str, ...]:
+    most = test_manifest.max_age_days
+    if most is None:
+        return ()
+    try:
+        made, measured = (_moment(text) for text in (evidence.manifest_date, evidence.created))
+    except ValueError:
+        return (f"the age of the manifest is not known ({evidence.manifest_date!r}), at most {most} days are allowed",)
+    age = (measured - made).days
+    if not 0 <= age <= most:
+        return (f"the manifest was {age} days old when it was evaluated, 0 to {most} are allowed; take newer ones",)
+    return ()
+
+
+def _moment(text: str) -> datetime:
+    """Without a zone it is taken as UTC. Raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _check_share(name: str, metric: Metric | None, limits: AtLeast, judge_by: str) -> Check:
     shown_limits = (f"≥ {limits.target * 100:g} %", f"≥ {limits.minimum * 100:g} %")
     if metric is None or not 0 <= metric.value <= 1:  # NaN compares false
-        return _missing(name, metric, limits, shown_limits)
-    value, target, minimum = _percent(metric.value, limits), f"{limits.target * 100:g} %", f"{limits.minimum * 100:g} %"
-    if metric.value < limits.minimum:
-        status, verb = Status.BELOW_MINIMUM, f"is under the minimum {minimum} (target {target})"
-    elif metric.value < limits.target:
-        status, verb = Status.BELOW_TARGET, f"is under the target {target} (minimum {minimum})"
-    else:
-        status, verb = Status.PASS, f"reaches the target {target}"
+        return _missing(name, metric.value if metric else None, limits, shown_limits)
+    judged = metric.value if judge_by == "point" else _lower_end(metric)
+    if judged is None or not 0 <= judged <= metric.value:
+        return _missing(f"the lower bound of {name}", judged, limits, shown_limits)
+    value, target, minimum = _percent(judged, limits), f"{limits.target * 100:g} %", f"{limits.minimum * 100:g} %"
+    status = _status_of_share(judged, limits)
+    text = f"{name if judge_by == 'point' else f'the lower bound of {name}'} {value} "
+    text += {
+        Status.BELOW_MINIMUM: f"is under the minimum {minimum} (target {target})",
+        Status.BELOW_TARGET: f"is under the target {target} (minimum {minimum})",
+    }.get(status, f"reaches the target {target}")
+    text += f", {metric.images or 0} images"
     interval = _interval(metric)
-    text = f"{name} {value} {verb}, {metric.images or 0} images"
     text += f", 95 % interval {interval}" if interval else ""
-    return _check(name, metric.value, limits, status, text, (value, interval, *shown_limits))
+    return _check(name, judged, limits, status, text, (value, interval, *shown_limits))
 
 
-def _check_cost(name: str, metric: Metric | None, limits: Below, evidence: Evidence) -> Check:
+def _status_of_share(value: float, limits: AtLeast) -> Status:
+    if value < limits.minimum:
+        return Status.BELOW_MINIMUM
+    return Status.BELOW_TARGET if value < limits.target else Status.PASS
+
+
+def _lower_end(metric: Metric) -> float | None:
+    return metric.low if metric.group_low is None else metric.group_low
+
+
+def _check_slice(name: str, values: dict[str, Metric] | None, limits: WorstOf) -> Check:
+    shown_limits = (f"≥ {limits.target * 100:g} %", f"≥ {limits.minimum * 100:g} %")
+    key = f"worst_{name}"
+    if not values or any(not 0 <= metric.value <= 1 for metric in values.values()):
+        return _missing(key, None, limits, shown_limits)
+    judged = {value: metric for value, metric in values.items() if (metric.images or 0) >= limits.images}
+    if not judged:
+        text = f"{key}: no value has {limits.images} photos, too few to judge"
+        return _check(key, None, limits, Status.BELOW_TARGET, text, ("-", "", *shown_limits))
+    worst, metric = min(judged.items(), key=lambda item: (item[1].value, item[0]))
+    value = _percent(metric.value, limits)
+    status = _status_of_share(metric.value, limits)
+    text = f"{key} ({worst}) {value}, target {limits.target * 100:g} %, minimum {limits.minimum * 100:g} %"
+    text += f", {metric.images} images"
+    return _check(key, metric.value, limits, status, text, (f"{value} ({worst})", _interval(metric), *shown_limits))
+
+
+def _check_champion(evidence: Evidence, policy: Policy, champion_sha256: str) -> tuple[Check, ...]:
+    comparison = evidence.comparison
+    fits = comparison is not None and comparison.champion_sha256 == champion_sha256
+    margins = {
+        "top1": policy.not_worse_than_champion.top1,
+        "real_top1": policy.not_worse_than_champion.real_top1,
+    }
+    return tuple(
+        _check_difference(name, comparison.metrics.get(name) if fits and comparison else None, margin)
+        for name, margin in margins.items()
+    )
+
+
+def _check_difference(name: str, paired: PairedDifference | None, margin: float) -> Check:
+    key = f"{name}_against_champion"
+    allowed = f"≥ {-margin * 100:g} points"
+    shown_limits = (allowed, "")
+    if paired is None or not -1 <= paired.low <= paired.difference <= 1:
+        what = "was not measured" if paired is None else f"is {paired.difference} ({paired.low}), which cannot be"
+        text = f"{key} {what}; evaluate beside the champion"
+        return Check(
+            metric=key, value=None, target=-margin, minimum=-margin, status=Status.MISSING, text=text,
+            shown=("-", "", *shown_limits),
+        )  # fmt: skip
+    enough = paired.low >= -margin
+    value = f"{paired.difference * 100:+.1f} points"
+    interval = f"{paired.low * 100:+.1f} to {paired.high * 100:+.1f}"
+    verb = "is not worse than the champion" if enough else "may be worse than the champion"
+    text = (
+        f"{key} {value} {verb}: 95 % interval {interval}, allowed down to {-margin * 100:g}; of {paired.images} images "
+        f"{paired.only_candidate} only the candidate, {paired.only_champion} only the champion answers right"
+    )
+    status = Status.PASS if enough else Status.BELOW_TARGET
+    return Check(
+        metric=key, value=paired.difference, target=-margin, minimum=-margin, status=status, text=text,
+        shown=(value, interval, *shown_limits),
+    )  # fmt: skip
+
+
+def _check_cost(name: str, metric: Metric | None, limits: Below, evidence: Evidence, policy: Policy) -> Check:
     unit = _UNITS[name]
     shown_limits = (f"< {limits.target:g} {unit}", f"< {limits.minimum:g} {unit}")
     if metric is None or not 0 < metric.value < math.inf:
-        return _missing(name, metric, limits, shown_limits)
+        return _missing(name, metric.value if metric else None, limits, shown_limits)
+    elsewhere = _measured_elsewhere(evidence.latency, policy.latency_profile) if name == "latency_p95_ms" else ""
+    if elsewhere:
+        return _check(name, None, limits, Status.MISSING, f"{name} {elsewhere}", ("-", "", *shown_limits))
     value, target, minimum = (
         f"{_cost(metric.value, limits)} {unit}",
         f"{limits.target:g} {unit}",
@@ -182,6 +302,17 @@ def _check_cost(name: str, metric: Metric | None, limits: Below, evidence: Evide
     timed = evidence.latency
     where = f", {timed.runs} runs on {timed.hardware}, {timed.threads} threads" if name == "latency_p95_ms" else ""
     return _check(name, metric.value, limits, status, f"{name} {value} {verb}{where}", (value, "", *shown_limits))
+
+
+def _measured_elsewhere(latency: Latency, profile: LatencyProfile) -> str:
+    """Why a latency does not count; empty: it does."""
+    if latency.provider != profile.provider:
+        return f"was measured with {latency.provider}, only {profile.provider} counts; evaluate there"
+    if latency.threads > profile.most_threads:
+        return f"was measured with {latency.threads} threads, at most {profile.most_threads} count; evaluate with fewer"
+    if not any(fnmatchcase(latency.hardware, pattern) for pattern in profile.hardware):
+        return f"was measured on {latency.hardware!r}, only {', '.join(profile.hardware)} counts; evaluate there"
+    return ""
 
 
 def _check_counts(evidence: Evidence, policy: Policy) -> tuple[Check, ...]:
@@ -216,8 +347,8 @@ def _images(evidence: Evidence, name: str) -> int:
     return metric.images or 0 if metric else 0
 
 
-def _missing(name: str, metric: Metric | None, limits: AtLeast | Below, shown_limits: tuple[str, str]) -> Check:
-    what = "was not measured" if metric is None else f"is {metric.value}, which cannot be"
+def _missing(name: str, value: float | None, limits: AtLeast | Below, shown_limits: tuple[str, str]) -> Check:
+    what = "was not measured" if value is None else f"is {value}, which cannot be"
     text = f"{name} {what}; evaluate again"
     return _check(name, None, limits, Status.MISSING, text, ("-", "", *shown_limits))
 

@@ -6,13 +6,13 @@ for these files, this manifest, this policy and this champion is left as it is.
 
 from __future__ import annotations
 
-import html
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from pillsnap.core.bundle import BundleMetadata
 from pillsnap.core.errors import BundleError, EvidenceError, GateRefusedError, StoreError, TamperedError
 from pillsnap.core.files import sha256_bytes, sha256_file
 from pillsnap.core.manifest import Manifest
-from pillsnap.evaluation.card import model_card
+from pillsnap.evaluation.card import model_card, plain
 from pillsnap.evaluation.evidence import EvaluationResult, evaluate
 from pillsnap.evaluation.report import EVIDENCE_FILE, write_report
 from pillsnap.gate.admission import CANDIDATE, CHAMPION, VersionFacts, check_bound
@@ -35,7 +35,7 @@ from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, Statement, seal
 from pillsnap.gate.keys import KeyRing
 from pillsnap.gate.policy import Policy
 from pillsnap.gate.trust import TrustRoot
-from pillsnap.inference.session import PillSession
+from pillsnap.inference.session import PillSession, usable_cores
 from pillsnap.registry.champion import proven_files
 from pillsnap.registry.versions import (
     aliased_version,
@@ -76,7 +76,15 @@ class _Case:
             and statement.manifest_hash == self.manifest.hash
             and statement.policy_sha256 == self.policy.sha256
             and statement.champion == self.champion
+            and (
+                self.policy.decision_max_age is None
+                or datetime.now(UTC) - statement.issued_at < self.policy.decision_max_age
+            )
         )
+
+    def _is_old(self, statement: Statement) -> bool:
+        most = self.policy.decision_max_age
+        return most is not None and datetime.now(UTC) - statement.issued_at > most
 
 
 def judge(
@@ -199,9 +207,19 @@ def _measure(
 ) -> _Measured:
     try:
         metadata = PillSession.load(bundle).metadata
-        result = evaluate(bundle, case.manifest, run_id=run_id, progress=progress, champion=champion_bundle)
+        result = evaluate(
+            bundle,
+            case.manifest,
+            run_id=run_id,
+            threads=min(usable_cores(), case.policy.latency_profile.most_threads),
+            progress=progress,
+            champion=champion_bundle,
+        )
     except (BundleError, EvidenceError) as error:
-        return _Measured(None, None, None, str(error).replace(str(bundle), "the model's file"))
+        told = (
+            str(error).replace(str(bundle), "the model's file").replace(str(case.manifest.root), "the gate's manifest")
+        )
+        return _Measured(None, None, None, told)
     decision = decide(
         result.evidence,
         case.policy,
@@ -260,7 +278,7 @@ def _describe(measured: _Measured, statement: Statement, run: TrackedRun) -> str
     where = f"#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts"
     signed = f"Signed {statement.issued_at:%Y-%m-%d %H:%M} UTC. [Evidence, report with pictures]({where})"
     if measured.result is None or measured.metadata is None:
-        return f"**Gate: {statement.verdict}**\n\n- {_plain(statement.reasons[0])}\n\n{signed}\n"
+        return f"**Gate: {statement.verdict}**\n\n- {plain(statement.reasons[0])}\n\n{signed}\n"
     card = model_card(
         measured.result.evidence,
         measured.metadata,
@@ -269,13 +287,6 @@ def _describe(measured: _Measured, statement: Statement, run: TrackedRun) -> str
         version=statement.model_version,
     )
     return f"{card}\n{signed}\n"
-
-
-def _plain(text: str) -> str:
-    """A text that may come out of a stranger's file, so that a page shows it and does nothing else."""
-    return html.escape(
-        "".join(f"\\{letter}" if letter in "\\`*_[]()#!|~" else letter for letter in " ".join(text.split()))
-    )
 
 
 def _hand_in(

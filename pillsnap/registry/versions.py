@@ -21,11 +21,10 @@ from pillsnap.core.files import sha256_file
 from pillsnap.gate.admission import CHALLENGER, CHAMPION, VersionFacts
 from pillsnap.gate.envelope import ENVELOPE_TAG, Statement, open_envelope
 from pillsnap.gate.keys import KeyRing
+from pillsnap.registry.rules import FORMER_CHAMPIONS_TAG
 from pillsnap.tracking.models import MODEL_URI_TAG, fetched_model
 from pillsnap.tracking.store import connect, store_errors
 
-FORMER_CHAMPIONS_TAG = "gate.former_champions"
-"""Of the registered model, written by the store: JSON list of versions that were champion, the newest first."""
 ALIASES = (CHAMPION, CHALLENGER)
 _NOT_JUDGED = (
     "**The gate has not judged this version yet.** To ask for it, give it the alias or the tag `candidate`.\n\n"

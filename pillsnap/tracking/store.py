@@ -45,6 +45,7 @@ def registry_uri(uri: str) -> str:
 
     ``MLFLOW_REGISTRY_URI`` names another one; a database there is opened through the gate too.
     """
+    # by name, and not by the entry points of the plain schemes: where PillSnap is not installed, this fails
     named = os.environ.get("MLFLOW_REGISTRY_URI") or uri
     is_database = named.split("://")[0].split("+")[0] in _DATABASES
     return f"{GATED}{named}" if is_database else named
@@ -61,8 +62,7 @@ def connect() -> MlflowClient:
     with store_errors():
         _knock(uri)
         mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(registry_uri(uri))
-        client = MlflowClient()
+        client = MlflowClient(registry_uri=registry_uri(uri))
         _ask(client)
     return client
 

@@ -89,7 +89,8 @@ def test_a_class_without_test_images_is_absent_not_zero(house: SimpleNamespace) 
 
 
 def test_slices_are_of_real_photos_only(house: SimpleNamespace) -> None:
-    slices = house.result.evidence.slices
+    slices = dict(house.result.evidence.slices)
+    assert set(slices.pop("domain")) == {"real", "studio"}
     assert set(slices) == {"background", "light", "side"}
     for values in slices.values():
         assert sum(metric.images for metric in values.values()) == 5
@@ -109,7 +110,7 @@ def test_without_real_photos_there_is_no_real_figure(toys: SimpleNamespace, tmp_
     )
     result = evaluate(toys.save_bundle(tmp_path / "b.onnx", toys.toy_colors(3)), manifest)
     assert "real_top1" not in result.evidence.metrics
-    assert result.evidence.slices == {}
+    assert set(result.evidence.slices) == {"domain"}
     assert result.evidence.metrics["top5"].value == 1
     assert any("No real photos" in note for note in result.evidence.notes)
     assert (write_report(result, manifest, tmp_path / "report") / "mistakes.png").stat().st_size > 5000

@@ -85,6 +85,7 @@ def test_metadata_is_complete(house: SimpleNamespace, session: PillSession) -> N
             run_id="run-7",
             pillsnap_version=__version__,
         ),
+        parity=house.result.parity,
     )  # fmt: skip
     props = {entry.key: entry.value for entry in onnx.load(house.bundle).metadata_props}
     assert props == session.metadata.to_props()

@@ -40,7 +40,7 @@ def evidence_of(values: dict[str, float], *, images: int = 500, real: int = 350,
         ),
         failures=(),
         confusions=(),
-        latency=Latency(p50_ms=1, p95_ms=2, runs=200, image="i", threads=2, provider="CPU", hardware="Some CPU"),
+        latency=Latency(p50_ms=1, p95_ms=2, runs=200, image="i", threads=2, provider="CPUExecutionProvider", hardware="Some CPU"),
         environment={},
     )
 

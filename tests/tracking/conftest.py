@@ -42,4 +42,4 @@ def store(fresh_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    return MlflowClient(uri)
+    return MlflowClient(uri, registry_uri=uri)

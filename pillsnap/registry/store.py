@@ -1,0 +1,439 @@
+"""MLflow's registry on a database, with the gate in it: the store of ``gated+sqlite`` and ``gated+postgresql``.
+
+Whoever asks (web UI, REST, any client, the command line in this process), the alias ``champion`` needs what the gate
+has signed for that very version and its very files. Everything that `pillsnap.registry.rules` does not call guarded is
+MLflow's own behaviour. A refusal is PERMISSION_DENIED with a sentence that says what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
+from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
+from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+from mlflow.store.model_registry.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore
+from sqlalchemy.orm import Session
+
+from pillsnap.core.errors import ConfigError, GateRefusedError, PillSnapError, TamperedError
+from pillsnap.gate.admission import (
+    CHAMPION,
+    CLOCK_TOLERANCE,
+    Terms,
+    VersionFacts,
+    check_bound,
+    check_fresh,
+    check_verdict,
+)
+from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, Statement, open_envelope
+from pillsnap.gate.trust import TrustRoot
+from pillsnap.registry import audit
+from pillsnap.registry.actor import Actor, Role, current_actor
+from pillsnap.registry.artifacts import digests
+from pillsnap.registry.rules import (
+    FORMER_CHAMPIONS_TAG,
+    STAGES,
+    TAG_PREFIX,
+    check_free_tag,
+    guarded_alias,
+    is_gates_tag,
+)
+
+SCHEME = "gated+"
+_SUPPORTED = {"sqlite", "postgresql"}
+
+
+def gated_store(store_uri: str, tracking_uri: str | None = None) -> SqlAlchemyStore:
+    """The store of a URI, with or without ``gated+`` before it. MLflow calls it through the entry points.
+
+    Raises:
+        MlflowException: a database that the gate does not support.
+    """
+    uri = store_uri.removeprefix(SCHEME)
+    if uri.split("://")[0].split("+")[0] not in _SUPPORTED:
+        raise MlflowException.invalid_parameter_value(
+            f"the gate's registry runs on {' and '.join(sorted(_SUPPORTED))}, not on {uri.split('://')[0]}"
+        )
+    return _GatedWorkspaceStore(uri) if MLFLOW_ENABLE_WORKSPACES.get() else GatedStore(uri)
+
+
+class _Gate(SqlAlchemyStore):
+    """The guarded methods. A mixin, because MLflow has two stores for databases."""
+
+    def __init__(self, db_uri: str, read_db_uri: str | None = None) -> None:
+        super().__init__(db_uri, read_db_uri)
+        audit.prepare_tables(self.engine)
+        self._own_session = self.ManagedSessionMaker
+        self._open = threading.local()
+        self.ManagedSessionMaker = self._joining_session
+
+    # ---- aliases and stages
+
+    def set_registered_model_alias(self, name: str, alias: str, version: Any) -> None:
+        """A guarded alias goes only to a version that has proven itself for it."""
+        with self._asked("set", name, str(version), alias) as asked:
+            guarded = guarded_alias(alias)
+            if guarded is None:
+                super().set_registered_model_alias(name, alias, version)
+                return
+            asked.actor.must_be(Role.RELEASE_MANAGER, f"setting {guarded}")
+            facts, _ = self._facts(name, version)
+            with self._transaction() as session:
+                statement = self._admit(session, guarded, facts)
+                before = self._alias_now(session, name, guarded)
+                super().set_registered_model_alias(name, alias, version)
+                if guarded == CHAMPION:
+                    self._remember_champion(session, name, facts.version)
+                audit.append(session, asked.entry(facts, statement, alias=guarded, before=before))
+
+    def delete_registered_model_alias(self, name: str, alias: str) -> None:
+        """Taking a guarded alias away is for release managers, and stays in the record."""
+        with self._asked("deleted", name, "", alias) as asked:
+            guarded = guarded_alias(alias)
+            if guarded is None:
+                super().delete_registered_model_alias(name, alias)
+                return
+            asked.actor.must_be(Role.RELEASE_MANAGER, f"taking {guarded} away")
+            with self._transaction() as session:
+                before = self._alias_now(session, name, guarded)
+                super().delete_registered_model_alias(name, alias)
+                if before:
+                    audit.append(session, asked.entry(None, None, alias=guarded, before=before))
+
+    def transition_model_version_stage(
+        self, name: str, version: Any, stage: str, archive_existing_versions: bool
+    ) -> Any:
+        """The stages of MLflow 2: Production as the champion, Staging as the challenger."""
+        with self._asked("stage", name, str(version), stage) as asked:
+            entry = self.get_model_version(name, version)
+            guarded = STAGES.get(get_canonical_stage(stage))
+            leaves = STAGES.get(str(entry.current_stage))
+            if guarded is None and leaves is None and not archive_existing_versions:
+                return super().transition_model_version_stage(name, version, stage, archive_existing_versions)
+            asked.actor.must_be(Role.RELEASE_MANAGER, f"moving a version between {entry.current_stage} and {stage}")
+            facts = self._facts(name, version)[0] if guarded else None
+            with self._transaction() as session:
+                statement = self._admit(session, guarded, facts) if guarded and facts else None
+                moved = super().transition_model_version_stage(name, version, stage, archive_existing_versions)
+                audit.append(session, asked.entry(facts, statement, alias="", reason=f"stage {stage}"))
+                return moved
+
+    # ---- tags
+
+    def set_model_version_tag(self, name: str, version: Any, tag: ModelVersionTag) -> None:
+        """The gate's word comes as one tag, and is taken only where it is signed for this version."""
+        if tag.key == ENVELOPE_TAG:
+            self._take_word(name, version, str(tag.value))
+            return
+        with self._asked("tagged", name, str(version), ""):
+            check_free_tag(tag.key)
+        super().set_model_version_tag(name, version, tag)
+
+    def delete_model_version_tag(self, name: str, version: Any, key: str) -> None:
+        """Not the gate's."""
+        with self._asked("untagged", name, str(version), ""):
+            check_free_tag(key)
+        super().delete_model_version_tag(name, version, key)
+
+    def set_registered_model_tag(self, name: str, tag: RegisteredModelTag) -> None:
+        """Not the gate's."""
+        with self._asked("tagged", name, "", ""):
+            check_free_tag(tag.key)
+        super().set_registered_model_tag(name, tag)
+
+    def delete_registered_model_tag(self, name: str, key: str) -> None:
+        """Not the gate's."""
+        with self._asked("untagged", name, "", ""):
+            check_free_tag(key)
+        super().delete_registered_model_tag(name, key)
+
+    def create_registered_model(
+        self, name: str, tags: Any = None, description: Any = None, deployment_job_id: Any = None
+    ) -> Any:
+        """Without tags of the gate."""
+        with self._asked("created", name, "", ""):
+            for tag in tags or []:
+                check_free_tag(tag.key)
+        return super().create_registered_model(name, tags, description, deployment_job_id)
+
+    def create_model_version(
+        self, name: str, source: str, run_id: Any = None, tags: Any = None, *args: Any, **options: Any
+    ) -> Any:
+        """Without tags of the gate. A copy of a version leaves them behind: it is another version, not judged yet."""
+        is_copy = str(source).startswith("models:/") and "/" in str(source).removeprefix("models:/")
+        if is_copy:
+            tags = [tag for tag in tags or [] if not is_gates_tag(tag.key)]
+        with self._asked("created", name, "", ""):
+            for tag in tags or []:
+                check_free_tag(tag.key)
+        return super().create_model_version(name, source, run_id, tags, *args, **options)
+
+    # ---- names, and what is deleted
+
+    def rename_registered_model(self, name: str, new_name: str) -> Any:
+        """Statements are signed for a name: a model that has a champion keeps it."""
+        with self._asked("renamed", name, "", ""):
+            self._check_idle(name, "renamed")
+        return super().rename_registered_model(name, new_name)
+
+    def delete_registered_model(self, name: str) -> None:
+        """Not one that has a champion or a challenger."""
+        with self._asked("deleted", name, "", "") as asked:
+            self._check_idle(name, "deleted")
+            with self._transaction() as session:
+                super().delete_registered_model(name)
+                audit.append(session, asked.entry(None, None, alias=""))
+
+    def delete_model_version(self, name: str, version: Any) -> None:
+        """Not one that is champion or challenger; one that was champion only by a release manager."""
+        with self._asked("deleted", name, str(version), "") as asked:
+            entry = self.get_model_version(name, version)
+            held = [alias for alias in entry.aliases or [] if guarded_alias(alias)]
+            if held or str(entry.current_stage) in STAGES:
+                raise GateRefusedError(
+                    f"{name} version {version} is {held[0] if held else entry.current_stage}: it cannot be deleted; "
+                    "promote another version, or take the alias away first"
+                )
+            if str(entry.version) in self._former_champions(name):
+                asked.actor.must_be(Role.RELEASE_MANAGER, "deleting a version that was champion")
+            with self._transaction() as session:
+                super().delete_model_version(name, version)
+                audit.append(session, asked.entry(None, None, alias="", version=str(version)))
+
+    # ---- the gate's word
+
+    def _take_word(self, name: str, version: Any, text: str) -> None:
+        with self._asked("judged", name, str(version), "") as asked:
+            asked.actor.must_be(Role.GATE, f"writing {ENVELOPE_TAG}")
+            ring = TrustRoot.find().ring()
+            try:
+                statement = open_envelope(text, ring)
+            except TamperedError as error:
+                raise GateRefusedError(f"the envelope {error}") from error
+            facts, tags = self._facts(name, version)
+            check_bound(statement, facts)
+            if statement.issued_at_ms > _now_ms() + CLOCK_TOLERANCE.total_seconds() * 1000:
+                raise GateRefusedError(f"the envelope is dated {statement.issued_at:%Y-%m-%d %H:%M}: set the clocks")
+            with self._transaction() as session:
+                before = self._word(session, name, facts.version)
+                if before == statement:
+                    return
+                if (before.decision_id if before else None) != statement.replaces:
+                    raise GateRefusedError(
+                        f"{name} version {version}: the envelope was signed to follow another one than stands here; "
+                        "judge again"
+                    )
+                if before is not None and statement.issued_at_ms <= before.issued_at_ms:
+                    raise GateRefusedError(f"{name} version {version}: the envelope is older than the one that stands")
+                self._write_word(name, version, tags, statement, text)
+                audit.append(session, asked.entry(facts, statement, alias=""))
+
+    def _write_word(self, name: str, version: Any, tags: dict[str, str], statement: Statement, text: str) -> None:
+        readable = {
+            **{f"{TAG_PREFIX}{key}": value for key, value in statement.figures.items()},
+            f"{TAG_PREFIX}verdict": str(statement.verdict),
+            f"{TAG_PREFIX}reasons": "; ".join(statement.reasons)[:5000] or "every target is met",
+            f"{TAG_PREFIX}decision_id": statement.decision_id,
+            f"{TAG_PREFIX}issued_at": f"{statement.issued_at:%Y-%m-%d %H:%M:%S} UTC",
+            f"{TAG_PREFIX}bundle_sha256": statement.bundle_sha256,
+            f"{TAG_PREFIX}manifest_hash": statement.manifest_hash,
+            f"{TAG_PREFIX}policy_sha256": statement.policy_sha256,
+            ENVELOPE_TAG: text,
+        }
+        for key in tags:
+            if key.startswith(TAG_PREFIX) and key not in readable:
+                super().delete_model_version_tag(name, version, key)
+        for key, value in readable.items():
+            super().set_model_version_tag(name, version, ModelVersionTag(key, value))
+
+    def _admit(self, session: Session, alias: str, facts: VersionFacts) -> Statement:
+        statement = self._word(session, facts.name, facts.version)
+        what = f"{facts.name} version {facts.version}"
+        if statement is None:
+            raise GateRefusedError(
+                f"{what} does not become {alias}: the gate has not judged it. Give it the alias or tag `candidate` and "
+                "wait for the gate's word"
+            )
+        check_bound(statement, facts)
+        check_verdict(statement, alias)
+        was = audit.was_champion(session, facts.name, facts.version, facts.created_at_ms, facts.bundle_sha256)
+        if not was:
+            trust = TrustRoot.find()
+            policy = trust.policy()
+            terms = Terms(
+                policy_sha256=policy.sha256,
+                now_ms=_now_ms(),
+                max_age=policy.decision_max_age,
+                champion=self._champion(session, facts.name) if alias == CHAMPION else statement.champion,
+            )
+            check_fresh(statement, terms)
+        return statement
+
+    def _champion(self, session: Session, name: str) -> ChampionRef | None:
+        version = self._alias_now(session, name, CHAMPION)
+        if not version:
+            return None
+        statement = self._word(session, name, version)
+        if statement is None:
+            raise GateRefusedError(
+                f"the present champion of {name}, version {version}, has no valid envelope to be compared with: judge "
+                f"it again (pillsnap registry judge {version}), or go back to a former one (pillsnap registry rollback)"
+            )
+        return ChampionRef(version=version, bundle_sha256=statement.bundle_sha256)
+
+    def _word(self, session: Session, name: str, version: str) -> Statement | None:
+        """What the gate has signed of a version; one that no trusted key has signed counts as nothing."""
+        tags = self._get_sql_model_version(session, name, int(version), eager=True).to_mlflow_entity().tags
+        envelope = tags.get(ENVELOPE_TAG)
+        if envelope is None:
+            return None
+        try:
+            return open_envelope(envelope, TrustRoot.find().ring())
+        except TamperedError:
+            return None
+
+    def _facts(self, name: str, version: Any) -> tuple[VersionFacts, dict[str, str]]:
+        entry = self.get_model_version(name, version)
+        try:
+            bundle_sha256, artifact_sha256 = digests(self.get_model_version_download_uri(name, version))
+        except GateRefusedError as error:
+            raise GateRefusedError(f"{name} version {version}: {error}") from error
+        facts = VersionFacts(
+            name=entry.name,
+            version=str(entry.version),
+            created_at_ms=int(entry.creation_timestamp),
+            bundle_sha256=bundle_sha256,
+            artifact_sha256=artifact_sha256,
+        )
+        return facts, dict(entry.tags)
+
+    def _alias_now(self, session: Session, name: str, alias: str) -> str:
+        for entry in self._get_registered_model(session, name).registered_model_aliases:
+            if entry.alias == alias:
+                return str(entry.version)
+        return ""
+
+    def _former_champions(self, name: str) -> list[str]:
+        tags = self.get_registered_model(name).tags
+        found: list[str] = json.loads(tags.get(FORMER_CHAMPIONS_TAG, "[]"))
+        return found
+
+    def _remember_champion(self, session: Session, name: str, version: str) -> None:
+        former = [version, *(entry for entry in self._former_champions(name) if entry != version)]
+        super().set_registered_model_tag(name, RegisteredModelTag(FORMER_CHAMPIONS_TAG, json.dumps(former[:100])))
+
+    def _check_idle(self, name: str, what: str) -> None:
+        model = self.get_registered_model(name)
+        held = [alias for alias in model.aliases if guarded_alias(alias)]
+        if held or FORMER_CHAMPIONS_TAG in model.tags:
+            raise GateRefusedError(
+                f"{name} has {f'a {held[0]}' if held else 'had a champion'} and cannot be {what}: what the gate has "
+                "signed is signed for this name, and the record belongs to it"
+            )
+
+    # ---- transactions
+
+    @contextmanager
+    def _joining_session(self, read_only: bool = True) -> Iterator[Session]:
+        """MLflow's sessions; within `_transaction` all of them are that one."""
+        outer = getattr(self._open, "session", None)
+        if outer is not None:
+            yield outer
+            return
+        with self._own_session(read_only) as session:
+            yield session
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Session]:
+        """One transaction for MLflow's own writes, the checks and the record. Only one at a time, in all processes."""
+        with self._own_session(read_only=False) as session:
+            audit.lock(session)
+            self._open.session = session
+            try:
+                yield session
+                session.flush()
+            except PillSnapError as error:  # MLflow would make an internal error of it
+                raise _refusal(str(error)) from error
+            finally:
+                self._open.session = None
+
+    @contextmanager
+    def _asked(self, action: str, model: str, version: str, alias: str) -> Iterator[_Asked]:
+        """Around a guarded call: who asks, and a refusal that is written down and becomes MLflow's."""
+        try:
+            asked = _Asked(current_actor(), action, model, version)
+        except ConfigError as error:
+            raise _refusal(str(error)) from error
+        try:
+            yield asked
+        except (PillSnapError, MlflowException) as error:
+            reason = error if isinstance(error, PillSnapError) else error.__cause__
+            if not isinstance(reason, PillSnapError):
+                raise  # MLflow's own: no such version, no database …
+            with self._own_session(read_only=False) as session:
+                audit.lock(session)
+                audit.append(session, asked.refused(alias, str(reason)))
+            raise _refusal(str(reason)) from reason
+
+
+class _Asked:
+    """One question to the gate."""
+
+    def __init__(self, actor: Actor, action: str, model: str, version: str) -> None:
+        self.actor = actor
+        self._action, self._model, self._version = action, model, version
+
+    def entry(
+        self, facts: VersionFacts | None, statement: Statement | None, *, alias: str, before: str = "", **more: str
+    ) -> audit.Entry:
+        """What is written down where it was done."""
+        known: dict[str, Any] = {"version": self._version}
+        if facts is not None:
+            known = {"version": facts.version, "created_at_ms": facts.created_at_ms}
+        if statement is not None:
+            known |= {
+                "verdict": str(statement.verdict),
+                "decision_id": statement.decision_id,
+                "bundle_sha256": statement.bundle_sha256,
+                "manifest_hash": statement.manifest_hash,
+                "policy_sha256": statement.policy_sha256,
+            }
+        return audit.Entry(
+            actor=self.actor.name,
+            role=str(self.actor.role or ""),
+            action=self._action,
+            model=self._model,
+            alias=alias,
+            before=before,
+            **{**known, **more},
+        )
+
+    def refused(self, alias: str, reason: str) -> audit.Entry:
+        """What is written down where it was not."""
+        entry = self.entry(None, None, alias=alias)
+        return audit.Entry(**{**entry.__dict__, "outcome": audit.REFUSED, "reason": reason})
+
+
+class GatedStore(_Gate):
+    """For one workspace."""
+
+
+class _GatedWorkspaceStore(_Gate, WorkspaceAwareSqlAlchemyStore):
+    """For servers with workspaces."""
+
+
+def _refusal(sentence: str) -> MlflowException:
+    """PERMISSION_DENIED is 403: clients show it at once. INVALID_STATE would be a 500, repeated for minutes."""
+    return MlflowException(sentence, error_code=PERMISSION_DENIED)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pillsnap.cli.keys import keygen, keys
 from pillsnap.cli.options import name_option
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 @click.group()
 def registry() -> None:
     """Register model versions and promote them through the gate."""
+
+
+registry.add_command(keygen)
+registry.add_command(keys)
 
 
 @registry.command()

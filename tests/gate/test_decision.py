@@ -223,7 +223,7 @@ def test_no_bad_number_is_ever_promoted(values: dict[str, float], name: str, bad
 @pytest.fixture
 def case(toys: SimpleNamespace, tmp_path: Path) -> SimpleNamespace:
     manifest = toys.save_manifest(tmp_path / "manifest", toys.toy_colors(3), [(0, 0, "test", "real")])
-    bundle = toys.save_bundle(tmp_path / "model.onnx", toys.toy_colors(3))
+    bundle = toys.save_bundle(tmp_path / "model.onnx", toys.toy_colors(3), manifest.hash)
 
     def call(values: dict[str, float], *more: str, **changes: Any) -> Result:
         update = {"bundle_sha256": sha256_file(bundle), "manifest_hash": manifest.hash, **changes}

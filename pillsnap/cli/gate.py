@@ -23,6 +23,11 @@ import click
     help="Folder of the manifest that the evidence must have been measured on.",
 )
 @click.option(
+    "--champion",
+    type=click.Path(path_type=Path),
+    help="The .onnx file of the present champion; the evidence must hold the comparison with these very bytes.",
+)
+@click.option(
     "--policy",
     "policy_file",
     type=click.Path(path_type=Path),
@@ -31,7 +36,9 @@ import click
     help="YAML file with targets, minimums and the test images that are needed.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the decision to this JSON file.")
-def gate(evidence_file: Path, bundle: Path, manifest_dir: Path, policy_file: Path, out: Path | None) -> None:
+def gate(
+    evidence_file: Path, bundle: Path, manifest_dir: Path, champion: Path | None, policy_file: Path, out: Path | None
+) -> None:
     """Judge EVIDENCE (evidence.json): PROMOTE ends with 0, HOLD and REJECT with 1."""
     from pillsnap.core.errors import GateRefusedError
     from pillsnap.core.evidence import Evidence
@@ -39,13 +46,18 @@ def gate(evidence_file: Path, bundle: Path, manifest_dir: Path, policy_file: Pat
     from pillsnap.core.manifest import Manifest
     from pillsnap.gate.decision import Verdict, decide
     from pillsnap.gate.policy import Policy
+    from pillsnap.inference.session import PillSession
 
     policy = Policy.load(policy_file)
+    evidence = Evidence.load(evidence_file)
+    session = PillSession.load(bundle)
     decision = decide(
-        Evidence.load(evidence_file),
+        evidence,
         policy,
-        bundle_sha256=sha256_file(bundle),
+        bundle_sha256=session.sha256,
         manifest_hash=Manifest.load(manifest_dir).hash,
+        champion_sha256=None if champion is None else sha256_file(champion),
+        trained_on=session.metadata.provenance.manifest_hash,
     )
     click.echo(decision.table())
     click.echo(f"\nverdict: {decision.verdict}")

@@ -6,12 +6,17 @@ from pathlib import Path
 
 import click
 
+from pillsnap.cli.keys import keygen, keys
 from pillsnap.cli.options import name_option
 
 
 @click.group()
 def registry() -> None:
     """Register model versions, have them judged, and promote them through the gate."""
+
+
+registry.add_command(keygen)
+registry.add_command(keys)
 
 
 @registry.command()
@@ -61,12 +66,12 @@ def judge(version: str, name: str, manifest_dir: Path, key_file: Path | None, ag
     from pillsnap.core.errors import GateRefusedError
     from pillsnap.core.manifest import Manifest
     from pillsnap.gate.decision import Verdict
-    from pillsnap.gate.keys import default_private_key, load_private_key
+    from pillsnap.gate.keys import default_private_file, load_private_key
     from pillsnap.gate.trust import TrustRoot
     from pillsnap.registry.judging import judge as measure
     from pillsnap.tracking.store import connect
 
-    key = load_private_key(key_file or default_private_key())
+    key = load_private_key(key_file or default_private_file())
     manifest = Manifest.load(manifest_dir)
     with Progress() as progress:
         statement = measure(

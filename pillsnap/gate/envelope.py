@@ -88,14 +88,7 @@ def seal(statement: Statement, key: Ed25519PrivateKey) -> str:
     """Sign a statement: the envelope as JSON text."""
     document: Any = statement.model_dump(mode="json")
     payload = canonical_json(document).encode()
-    signature = key.sign(_pre_authentication(payload))
-    return canonical_json(
-        {
-            "payloadType": PAYLOAD_TYPE,
-            "payload": base64.b64encode(payload).decode(),
-            "signatures": [{"keyid": key_id_of(key.public_key()), "sig": base64.b64encode(signature).decode()}],
-        }
-    )
+    return _envelope(payload, key_id_of(key.public_key()), key.sign(_pre_authentication(payload)))
 
 
 def open_envelope(text: str, ring: KeyRing) -> Statement:
@@ -114,6 +107,8 @@ def open_envelope(text: str, ring: KeyRing) -> Statement:
         key_id = str(signed["keyid"])
         payload = base64.b64decode(envelope["payload"], validate=True)
         signature = base64.b64decode(signed["sig"], validate=True)
+        if text != _envelope(payload, key_id, signature):  # one envelope has one text: no spare bits, no second key
+            raise ValueError("written in another way than the gate writes it")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
         raise TamperedError(f"is not an envelope of the gate ({error})") from error
     issued_at = _issued_at(payload)
@@ -122,6 +117,16 @@ def open_envelope(text: str, ring: KeyRing) -> Statement:
         return Statement.model_validate_json(payload)
     except ValidationError as error:
         raise TamperedError(f"a signed statement of another form ({error.errors()[0]['msg']}); judge again") from error
+
+
+def _envelope(payload: bytes, key_id: str, signature: bytes) -> str:
+    return canonical_json(
+        {
+            "payloadType": PAYLOAD_TYPE,
+            "payload": base64.b64encode(payload).decode(),
+            "signatures": [{"keyid": key_id, "sig": base64.b64encode(signature).decode()}],
+        }
+    )
 
 
 def _pre_authentication(payload: bytes) -> bytes:

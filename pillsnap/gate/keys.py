@@ -40,6 +40,7 @@ from pillsnap.core.files import sha256_bytes
 
 PASSWORD_VARIABLE = "PILLSNAP_GATE_KEY_PASSWORD"  # noqa: S105 - the name of a variable
 _ID_LENGTH = 32
+_PRIVATE_FILE = Path("pillsnap/gate.key")
 
 
 class PublicKey(StoredDocument):
@@ -58,6 +59,16 @@ class PublicKey(StoredDocument):
     revoked: AwareDatetime | None = None
     """Nothing that it signed is valid, whenever that was."""
     comment: str = ""
+
+    def state(self, now: datetime) -> str:
+        """In words: signs, begins to sign later, retired or revoked."""
+        if self.revoked is not None:
+            return f"revoked on {self.revoked:%Y-%m-%d %H:%M}: nothing that it signed is valid"
+        if self.not_after is not None and self.not_after <= now:
+            return f"retired on {self.not_after:%Y-%m-%d %H:%M}: what it signed before stays valid"
+        if now < self.not_before:
+            return f"begins to sign on {self.not_before:%Y-%m-%d %H:%M}"
+        return "signs" if self.not_after is None else f"signs until {self.not_after:%Y-%m-%d %H:%M}"
 
     def ed25519(self) -> Ed25519PublicKey:
         """The key itself. Raises ConfigError: these are not the bytes of the key that the id names."""
@@ -112,11 +123,6 @@ class KeyRing:
             raise TamperedError(f"signed after key {key_id} had expired ({key.not_after:%Y-%m-%d %H:%M}); judge again")
 
 
-def default_private_key() -> Path:
-    """Where the gate's private key lies by default: in the configuration of the user that the gate runs as."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "pillsnap" / "gate.key"
-
-
 def key_id_of(key: Ed25519PublicKey) -> str:
     """The id of a key: half of the sha256 (hex) of its 32 bytes."""
     return sha256_bytes(key.public_bytes(Encoding.Raw, PublicFormat.Raw))[:_ID_LENGTH]
@@ -136,15 +142,59 @@ def generate(private_file: Path, ring_folder: Path, *, now: datetime, comment: s
         comment=comment,
     )
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, _encryption())
-    private_file.parent.mkdir(parents=True, exist_ok=True)
+    private_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         descriptor = os.open(private_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
         raise ConfigError(f"{private_file}: a key lies there already and is never overwritten; name another") from error
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(pem)
-    public.save(ring_folder / f"{public.key_id}.json")
+    try:
+        public.save(ring_folder / f"{public.key_id}.json")
+    except OSError:
+        private_file.unlink()  # half a pair signs what nobody trusts, and would be in the way of the next try
+        raise
     return public
+
+
+def default_private_file() -> Path:
+    """Where the gate's private key lies unless another file is named: ``~/.config/pillsnap/gate.key``."""
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    # The XDG Base Directory Specification: a relative path is invalid and to be ignored.
+    return (Path(base) if base.startswith("/") else Path.home() / ".config") / _PRIVATE_FILE
+
+
+def retire(ring_folder: Path, key_id: str, *, now: datetime) -> PublicKey:
+    """End a key: what it has signed stays valid, what it signs later is not.
+
+    Raises:
+        ConfigError: no such key, or it has ended already: an end is never moved.
+    """
+    key = _of_ring(ring_folder, key_id)
+    if key.revoked is not None or (key.not_after is not None and key.not_after <= now):
+        raise ConfigError(f"key {key_id} is {key.state(now)}; there is nothing to retire")
+    return _change(ring_folder, key, not_after=now)
+
+
+def revoke(ring_folder: Path, key_id: str, *, now: datetime) -> PublicKey:
+    """Make all that a key ever signed worthless. Raises ConfigError: no such key, or it was revoked already."""
+    key = _of_ring(ring_folder, key_id)
+    if key.revoked is not None:
+        raise ConfigError(f"key {key_id} was {key.state(now)}; there is nothing to revoke")
+    return _change(ring_folder, key, revoked=now)
+
+
+def _of_ring(ring_folder: Path, key_id: str) -> PublicKey:
+    keys = KeyRing.load(ring_folder).keys
+    if key_id not in keys:
+        raise ConfigError(f"{key_id!r}: no such key in {ring_folder} (there: {', '.join(keys) or 'none'})")
+    return keys[key_id]
+
+
+def _change(ring_folder: Path, key: PublicKey, **ends: datetime) -> PublicKey:
+    changed = key.model_copy(update=ends)
+    changed.save(ring_folder / f"{key.key_id}.json")
+    return changed
 
 
 def load_private_key(path: Path) -> Ed25519PrivateKey:

@@ -1,4 +1,4 @@
-"""The gate's policy: targets, minimums, and how many test images a judgement needs.
+"""The gate's policy: targets and minimums, what a figure must rest on to count, and how long a decision holds.
 
 Knows how ``registry/policy.yaml`` is read and checked; knows nothing of evidence or models.
 """
@@ -6,20 +6,28 @@ Knows how ``registry/policy.yaml`` is read and checked; knows nothing of evidenc
 from __future__ import annotations
 
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pillsnap.core.errors import ConfigError
 from pillsnap.core.experiment import describe_validation_error, read_yaml_mapping
 from pillsnap.core.files import sha256_json
 
+POLICY_VERSION = 2
 DEFAULT_PATH = Path("registry/policy.yaml")
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
+SomeImages = Annotated[int, Field(ge=1)]
+Days = Annotated[int, Field(ge=1, le=36_500)]
+ConditionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
+ManifestHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Glob = Annotated[str, Field(min_length=1)]
 
 
 class _Section(BaseModel):
@@ -69,81 +77,81 @@ class CostThresholds(_Section):
     """Megabytes, 10^6 bytes."""
 
 
+class WorstOf(AtLeast):
+    """The threshold for the worst value of a condition, or the worst class.
+
+    Each value is judged, and each needs so many images: a value with fewer holds the model back. It is not left out,
+    or a test set could get rid of a bad value by having fewer photos of it.
+    """
+
+    images: SomeImages
+
+
 class MinimumTestImages(_Section):
     """With fewer test images nothing is promoted."""
 
-    total: Count
-    real: Count
+    total: SomeImages
+    real: SomeImages
     """Real photos among them."""
-    per_class: Count = 0
+    per_class: Count
     """Of the class that has the fewest."""
 
 
-class WorstOf(AtLeast):
-    """The worst value of a condition of the real photos, e.g. of the lights."""
-
-    images: Annotated[int, Field(ge=1)]
-    """A value with fewer photos is not judged: its share is chance."""
-
-
 class LatencyProfile(_Section):
-    """Where a latency must have been measured to count."""
+    """Where a latency must have been measured to count. Patterns are shell globs, in any case of letters."""
 
-    provider: str
-    """ONNX Runtime's execution provider."""
-    most_threads: Annotated[int, Field(ge=1)]
-    hardware: tuple[str, ...] = Field(min_length=1)
-    """Patterns (``*``, ``?``) of the processor's name; one must fit."""
-
-    @field_validator("hardware", mode="before")
-    @classmethod
-    def _from_yaml(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
+    provider: Glob
+    """Of ONNX Runtime."""
+    most_threads: SomeImages
+    hardware: Annotated[tuple[Glob, ...], Field(strict=False, min_length=1)]
+    """One of them must fit the processor's name."""
 
 
-class ChampionMargins(_Section):
-    """How much worse than the champion a model may be at most, at the lower end of the paired interval."""
+class Margins(_Section):
+    """How far the lower end of the paired 95 % interval may lie under zero, as a share of the images."""
 
     top1: Share
     real_top1: Share
 
 
-class TestManifest(_Section):
-    """What may be measured on."""
+class ChampionTerms(_Section):
+    """What is asked beside the champion, on the same images of the drugs that both know."""
 
-    __test__ = False  # no test class, whatever its name says
-    trusted: tuple[str, ...]
-    """Hashes of manifests, the only ones that count; empty: the manifest that the model was trained from."""
-    max_age_days: Annotated[int, Field(ge=1)] | None
-    """Between the making of the manifest and the evaluation."""
+    margin: Margins
 
-    @field_validator("trusted", mode="before")
-    @classmethod
-    def _from_yaml(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
+
+class TestManifestTerms(_Section):
+    """Which test images count."""
+
+    trusted: Annotated[tuple[ManifestHash, ...], Field(strict=False)]
+    """Hashes of the manifests that count; none: that which the bundle was trained on, whose split it respects."""
+    max_age_days: Days | None
+    """Of the manifest when the evidence was made; None: any."""
+
+
+class JudgeBy(StrEnum):
+    """Which end of a measured share must meet its threshold."""
+
+    POINT = "point"
+    LOWER_BOUND = "lower_bound"
 
 
 class Policy(_Section):
-    """What a model must reach. No threshold can be left out."""
+    """What a model must reach. No threshold can be left out, but for those of slices and of the worst class."""
 
     policy_version: Literal[2]
+    judge_by: Annotated[JudgeBy, Field(strict=False)] = JudgeBy.POINT
     at_least: ShareThresholds
     below: CostThresholds
+    slices: dict[ConditionName, WorstOf] = Field(default_factory=dict)
+    """Condition → threshold for its worst value."""
+    worst_class: WorstOf | None = None
     minimum_test_images: MinimumTestImages
-    judge_by: Literal["point", "lower_bound"]
-    """Which number of a share must reach the threshold: the measured one, or the lower end of its 95 % interval (that
-    of the bootstrap over capture groups where there is one)."""
-    worst_slice: dict[Literal["domain", "background", "light", "side"], WorstOf]
     latency_profile: LatencyProfile
-    not_worse_than_champion: ChampionMargins
-    test_manifest: TestManifest
-    decision_max_age_days: Annotated[int, Field(ge=1)] | None
-    """An older decision opens nothing; a version that was champion before needs no new one."""
-
-    @property
-    def decision_max_age(self) -> timedelta | None:
-        """`decision_max_age_days` as a length of time."""
-        return None if self.decision_max_age_days is None else timedelta(days=self.decision_max_age_days)
+    champion: ChampionTerms
+    test_manifest: TestManifestTerms
+    decision_max_age_days: Days | None
+    """None: a decision holds as long as policy and champion stay."""
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -154,11 +162,11 @@ class Policy(_Section):
                 "folder, or name the file with --policy"
             )
         document: dict[str, Any] = read_yaml_mapping(path)
+        _refuse_repeated_keys(path)
         if document.get("policy_version") == 1:
             raise ConfigError(
-                f"{path}: policy_version 1 is of a former PillSnap; version 2 also states judge_by, worst_slice, "
-                "latency_profile, not_worse_than_champion, test_manifest and decision_max_age_days: take them from the "
-                "project's registry/policy.yaml"
+                f"{path}: policy_version: 1 is no longer read; set {POLICY_VERSION} and add latency_profile, champion, "
+                "test_manifest and decision_max_age_days, as the project's registry/policy.yaml has them"
             )
         try:
             return cls.model_validate(document)
@@ -166,7 +174,31 @@ class Policy(_Section):
             raise ConfigError(describe_validation_error(error, str(path))) from error
 
     @property
+    def decision_max_age(self) -> timedelta | None:
+        """How long a decision opens doors; None: without end."""
+        return None if self.decision_max_age_days is None else timedelta(days=self.decision_max_age_days)
+
+    @property
     def sha256(self) -> str:
         """sha256 of the policy's canonical JSON: comments and layout of the file do not change it."""
         document: Any = self.model_dump(mode="json")
         return sha256_json(document)
+
+
+def _refuse_repeated_keys(path: Path) -> None:
+    """YAML silently keeps the last of two: a loose threshold under a strict one would be overlooked."""
+
+    def walk(node: yaml.Node, where: str) -> None:
+        if not isinstance(node, yaml.MappingNode):
+            return
+        seen: set[str] = set()
+        for key, value in node.value:
+            name = f"{where}{key.value}"
+            if name in seen:
+                raise ConfigError(f"{path}: {name}: stands twice (line {key.start_mark.line + 1}); keep one of them")
+            seen.add(name)
+            walk(value, f"{name}.")
+
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    if root is not None:
+        walk(root, "")

@@ -183,7 +183,7 @@ def test_gate_without_what_it_judges(call: Call, prepared: Path, tmp_path: Path)
     arguments = ("--bundle", prepared / "bundle.onnx", "--manifest", prepared / "data", "--out", tmp_path / "d.json")
     refused(call, 2, "none.yaml: no gate policy there", "gate", "e.json", *arguments, "--policy", "none.yaml")
     refused(call, 1, "e.json: no such file; evaluate again", "gate", tmp_path / "e.json", *arguments)
-    (tmp_path / "policy.yaml").write_text("policy_version: 1\nat_least: {}\n")
+    (tmp_path / "policy.yaml").write_text("policy_version: 2\nat_least: {}\n")
     refused(call, 2, "policy.yaml: at_least.top1: ", "gate", "e.json", *arguments, "--policy", tmp_path / "policy.yaml")
     assert not (tmp_path / "d.json").exists()
 

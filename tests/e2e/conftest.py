@@ -27,7 +27,7 @@ training: {epochs: 2, warmup_epochs: 0.5}
 tuning: {trials: 2, epochs: 1}
 """
 LOOSE = """\
-policy_version: 1
+policy_version: 2
 at_least:
   top1:      {target: 0, minimum: 0}
   top5:      {target: 0, minimum: 0}
@@ -36,6 +36,10 @@ below:
   latency_p95_ms: {target: 5000, minimum: 5000}
   size_mb:        {target: 100, minimum: 150}
 minimum_test_images: {real: 1, total: 1, per_class: 0}
+latency_profile: {provider: "*", most_threads: 1000, hardware: ["*"]}
+champion: {margin: {top1: 1, real_top1: 1}}
+test_manifest: {trusted: [], max_age_days: null}
+decision_max_age_days: null
 """
 
 

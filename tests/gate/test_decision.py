@@ -40,7 +40,7 @@ def evidence_of(values: dict[str, float], *, images: int = 500, real: int = 350,
         ),
         failures=(),
         confusions=(),
-        latency=Latency(p50_ms=1, p95_ms=2, runs=200, image="i", threads=2, provider="CPUExecutionProvider", hardware="Some CPU"),
+        latency=Latency(p50_ms=1, p95_ms=2, runs=200, image="i", threads=2, provider="CPU", hardware="Some CPU"),
         environment={},
     )
 
@@ -223,7 +223,7 @@ def test_no_bad_number_is_ever_promoted(values: dict[str, float], name: str, bad
 @pytest.fixture
 def case(toys: SimpleNamespace, tmp_path: Path) -> SimpleNamespace:
     manifest = toys.save_manifest(tmp_path / "manifest", toys.toy_colors(3), [(0, 0, "test", "real")])
-    bundle = toys.save_bundle(tmp_path / "model.onnx", toys.toy_colors(3))
+    bundle = toys.save_bundle(tmp_path / "model.onnx", toys.toy_colors(3), manifest.hash)
 
     def call(values: dict[str, float], *more: str, **changes: Any) -> Result:
         update = {"bundle_sha256": sha256_file(bundle), "manifest_hash": manifest.hash, **changes}

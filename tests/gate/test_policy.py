@@ -59,7 +59,7 @@ def test_its_digest_follows_the_values_not_the_layout(tmp_path: Path) -> None:
         ("below.size_mb.target", 0, "below.size_mb.target"),
         ("minimum_test_images.total", -1, "minimum_test_images.total"),
         ("minimum_test_images.total", 3.5, "minimum_test_images.total"),
-        ("policy_version", 3, "policy_version"),
+        ("policy_version", 1, "policy_version: 1 is no longer read; set 2"),
         ("at_least.top1.minimum", 0.9, r"at_least.top1: minimum \(0.9\) must not be over target \(0.85\)"),
         ("below.size_mb.minimum", 50, r"below.size_mb: minimum \(50\) must not be under target \(100\)"),
     ],

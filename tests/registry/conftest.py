@@ -68,7 +68,7 @@ def trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrustRoot:
     (folder / "keys").mkdir(parents=True)
     document = yaml.safe_load((PROJECT / "registry" / "policy.yaml").read_text())
     document["minimum_test_images"] = {"total": 10, "real": 5, "per_class": 1}
-    document["not_worse_than_champion"] = {"top1": 0.1, "real_top1": 0.1}
+    document["champion"]["margin"] = {"top1": 0.1, "real_top1": 0.1}
     (folder / "policy.yaml").write_text(yaml.safe_dump(document))
     monkeypatch.setenv(VARIABLE, str(folder))
     return TrustRoot(folder)

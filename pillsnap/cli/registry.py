@@ -8,6 +8,8 @@ import click
 
 from pillsnap.cli.keys import keygen, keys
 from pillsnap.cli.options import name_option
+from pillsnap.cli.registry_audit import history, verify
+from pillsnap.cli.registry_server import gate_service, server, users
 
 
 @click.group()
@@ -15,8 +17,8 @@ def registry() -> None:
     """Register model versions, have them judged, and promote them through the gate."""
 
 
-registry.add_command(keygen)
-registry.add_command(keys)
+for command in (keygen, keys, history, verify, server, users, gate_service):
+    registry.add_command(command)
 
 
 @registry.command()

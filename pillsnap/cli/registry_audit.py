@@ -1,0 +1,45 @@
+"""``pillsnap registry history`` and ``verify``: the record of what the registry's gate was asked for."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command()
+@click.option("--name", default=None, help="Only of this registered model.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with digests and hashes.")
+def history(name: str | None, as_json: bool) -> None:
+    """Show who asked for what, who promoted, and what was refused. Needs the registry's database."""
+    from pillsnap.registry import audit
+    from pillsnap.registry.local import open_registry
+
+    for row in audit.entries(open_registry().engine, name):
+        if as_json:
+            click.echo(json.dumps(row, ensure_ascii=False))
+            continue
+        what = f"{row['action']} {row['alias']}".strip()
+        before = f" (before: {row['before']})" if row["before"] else ""
+        verdict = f" {row['verdict']}" if row["verdict"] else ""
+        role = f" ({row['role']})" if row["role"] else ""
+        line = f"{row['number']:>5}  {row['at'][:19]}  {row['actor']}{role}  {row['outcome']}  {what}  {row['model']}"
+        line += f" version {row['version']}" if row["version"] else ""
+        click.echo(line + verdict + before)
+        if row["reason"]:
+            click.echo("       " + row["reason"].replace("\n", "\n       "))
+
+
+@click.command()
+def verify() -> None:
+    """Check the record's chain, and that every champion stands there by it (exit status 1 where not)."""
+    from pillsnap.core.errors import TamperedError
+    from pillsnap.registry import audit
+    from pillsnap.registry.local import guarded_aliases, open_registry
+
+    store = open_registry()
+    problems = audit.problems(store.engine, guarded_aliases(store))
+    if problems:
+        raise TamperedError("the record of the registry does not hold:" + "".join(f"\n  - {text}" for text in problems))
+    rows = sum(1 for _ in audit.entries(store.engine))
+    click.echo(f"the record holds: {rows} rows, every champion and challenger explained")

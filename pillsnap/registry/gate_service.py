@@ -1,0 +1,175 @@
+"""The gate as a service: one loop that judges whatever carries the mark ``candidate``.
+
+A webhook wakes it, a poller stands behind the webhook; both only make it look. What it finds it judges by the same code
+as ``pillsnap registry judge``, which leaves a case that is settled alone: a message that comes twice, a restart and a
+kill in the middle end in one decision. One candidate that cannot be judged does not stop the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fastapi import FastAPI, Request, Response
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from pillsnap.core.errors import PillSnapError, StoreError, TamperedError
+from pillsnap.core.manifest import Manifest
+from pillsnap.evaluation.card import plain
+from pillsnap.gate.admission import CHAMPION
+from pillsnap.gate.envelope import ENVELOPE_TAG, Statement
+from pillsnap.gate.trust import TrustRoot
+from pillsnap.registry.judging import candidates, judge
+from pillsnap.registry.versions import aliased_version, find_version
+from pillsnap.registry.webhooks import LARGEST, Inbox
+from pillsnap.tracking.store import connect, store_errors
+
+_log = logging.getLogger(__name__)
+WORKING = "**The gate is measuring this version.** It answers the test images now; the verdict appears here.\n"
+Seen = tuple[str, ...]
+
+
+@dataclass
+class GateService:
+    """The loop."""
+
+    manifest: Manifest
+    key: Ed25519PrivateKey
+    trust: TrustRoot
+    poll_s: float
+    wake: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)
+    judged: int = 0
+    """Words that were handed in since the start."""
+    _settled: dict[tuple[str, str], Seen] = field(default_factory=dict)
+    _away: bool = False
+
+    def run(self) -> None:
+        """Look, judge, wait; until `stop` is set."""
+        while not self.stop.is_set():
+            self.look()
+            self.wake.wait(self.poll_s)
+            self.wake.clear()
+
+    def end(self) -> None:
+        """Stop after what is being judged."""
+        self.stop.set()
+        self.wake.set()
+
+    def look(self) -> list[Statement]:
+        """Judge all candidates that wait; what was signed now."""
+        try:
+            client = connect()
+            waiting = candidates(client)
+        except StoreError as error:
+            if not self._away:
+                _log.warning("the registry does not answer, waiting: %s", error)
+            self._away = True
+            return []
+        if self._away:
+            _log.info("the registry answers again")
+        self._away = False
+        found = []
+        for name, version in waiting:
+            if self.stop.is_set():
+                break
+            statement = self._judge(client, name, version)
+            if statement is not None:
+                found.append(statement)
+        return found
+
+    def _judge(self, client: MlflowClient, name: str, version: str) -> Statement | None:
+        try:
+            entry = find_version(client, name, version)
+            seen = self._seen(client, entry)
+            if self._settled.get((name, version)) == seen:
+                return None
+            before = entry.tags.get(ENVELOPE_TAG)
+            if before is None:
+                with store_errors():
+                    client.update_model_version(name, version, WORKING)
+            _log.info("judging %s version %s", name, version)
+            statement = judge(client, name, version, self.manifest, self.key, self.trust)
+            entry = find_version(client, name, version)
+            self._settled[name, version] = self._seen(client, entry)
+        except (PillSnapError, MlflowException, OSError) as error:
+            self._excuse(client, name, version, error)
+            return None
+        if entry.tags.get(ENVELOPE_TAG) == before:
+            return None
+        self.judged += 1
+        _log.info("judged: %s version %s, verdict %s", name, version, statement.verdict)
+        return statement
+
+    def _excuse(self, client: MlflowClient, name: str, version: str, error: Exception) -> None:
+        """Say why at the version, once; and look again when something has changed."""
+        _log.warning("%s version %s is not judged: %s", name, version, error)
+        try:
+            entry = find_version(client, name, version)
+            self._settled[name, version] = self._seen(client, entry)
+            if ENVELOPE_TAG not in entry.tags:
+                text = f"**The gate cannot judge this version.**\n\n{plain(str(error))[:2000]}\n"
+                with store_errors():
+                    client.update_model_version(name, version, text)
+        except PillSnapError as second:
+            self._settled.pop((name, version), None)
+            _log.warning("%s version %s: %s", name, version, second)
+
+    def _seen(self, client: MlflowClient, entry: ModelVersion) -> Seen:
+        """Everything that would make it another case, as far as it shows without downloading the files."""
+        champion = aliased_version(client, entry.name, CHAMPION)
+        return (
+            str(entry.creation_timestamp),
+            entry.tags.get(ENVELOPE_TAG, ""),
+            "" if champion is None else f"{champion.version} {champion.tags.get(ENVELOPE_TAG, '')}",
+            self.trust.policy().sha256,
+            ",".join(f"{key.key_id}{key.revoked}" for key in self.trust.ring().keys.values()),
+        )
+
+
+def listener(service: GateService, secret: str) -> FastAPI:
+    """The page that the webhook calls, and one that says how the service is."""
+    app = FastAPI(title="PillSnap gate service", docs_url=None, redoc_url=None, openapi_url=None)
+    inbox = Inbox(secret)
+
+    @app.post("/webhook")
+    async def webhook(request: Request) -> Response:
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > LARGEST:
+                return Response(status_code=413)
+        try:
+            fresh = inbox.check(request.headers, body, time.time())
+        except TamperedError as error:
+            _log.warning("refused: %s", error)
+            return Response(status_code=403)
+        if fresh:
+            service.wake.set()
+        return Response(status_code=204)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, object]:
+        return {"status": "waiting for the registry" if service._away else "ok", "judged": service.judged}
+
+    return app
+
+
+def serve(service: GateService, host: str, port: int, secret: str) -> None:
+    """Run the loop in this thread and the listener beside it, until the service is told to end."""
+    server = uvicorn.Server(
+        uvicorn.Config(listener(service, secret), host=host, port=port, log_level="warning", access_log=False)
+    )
+    thread = threading.Thread(target=server.run, name="webhook", daemon=True)
+    thread.start()
+    try:
+        service.run()
+    finally:
+        server.should_exit = True
+        thread.join(5)

@@ -138,7 +138,7 @@ def remove(name: str, home_dir: Path) -> None:
     "--webhook-secret",
     "secret_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File with the secret that the server signs with (webhook.secret in its home); without it only the poller looks.",
+    help="File with the secret that the server signs with: webhook.secret in its home. Without it the poller looks.",
 )
 def gate_service(
     manifest_dir: Path,

@@ -28,6 +28,7 @@ NOW_MS = 1_800_000_000_000
 BEFORE = ChampionRef(version="2", bundle_sha256="9" * 64)
 STATEMENT = Statement(
     decision_id="d-1",
+    replaces=None,
     issued_at_ms=NOW_MS - DAY_MS,
     model_name="pills",
     model_version="3",

@@ -22,6 +22,7 @@ BEGAN = datetime(2026, 11, 1, tzinfo=UTC)
 ISSUED = datetime(2026, 11, 24, tzinfo=UTC)
 STATEMENT = Statement(
     decision_id="d-1",
+    replaces=None,
     issued_at_ms=int(ISSUED.timestamp() * 1000),
     model_name="알약",
     model_version="3",

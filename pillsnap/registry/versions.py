@@ -61,7 +61,11 @@ def register(run_id: str, name: str) -> ModelVersion:
     with store_errors():
         _ensure_model(client, name)
         return client.create_model_version(
-            name, model_uri, run_id=run_id, description=_NOT_JUDGED.format(run_id=run_id, figures=claims)
+            name,
+            model_uri,
+            run_id=run_id,
+            description=_NOT_JUDGED.format(run_id=run_id, figures=claims),
+            model_id=model_uri.removeprefix("models:/"),  # a server with logins asks whose files these are
         )
 
 

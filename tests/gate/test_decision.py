@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pillsnap.cli.main import cli
 from pillsnap.core.errors import ConfigError, EvidenceError, GateRefusedError
-from pillsnap.core.evidence import ClassResult, Evidence, Latency, Metric
+from pillsnap.core.evidence import ClassResult, Comparison, Evidence, Latency, Metric
 from pillsnap.core.files import sha256_file
 from pillsnap.gate.decision import Decision, Status, Verdict, decide
 from pillsnap.gate.policy import Policy
@@ -257,6 +257,29 @@ def test_command_rejects_another_file(case: SimpleNamespace) -> None:
     done = case.call(GOOD, "--policy", str(POLICY_FILE), bundle_sha256=BUNDLE)
     assert isinstance(done.exception, GateRefusedError)
     assert "another bundle" in str(done.exception)
+
+
+def test_command_asks_for_the_comparison_with_the_champion(case: SimpleNamespace) -> None:
+    champion = case.folder / "champion.onnx"
+    champion.write_bytes(b"whatever stands there now")
+    arguments = ("--policy", str(POLICY_FILE), "--champion", str(champion))
+    done = case.call(GOOD, *arguments)
+    assert isinstance(done.exception, GateRefusedError)
+    assert "was not compared with the champion" in str(done.exception)
+    paired = {"difference": 0.0, "low": -0.01, "high": 0.01, "images": 400, "groups": 40}
+    paired |= {"only_candidate": 1, "only_champion": 1, "p_value": 1.0}
+    comparison = {"champion_sha256": sha256_file(champion), "metrics": {"top1": paired, "real_top1": paired}}
+    done = case.call(GOOD, *arguments, comparison=Comparison.model_validate(comparison))
+    assert done.exit_code == 0, done.output
+    assert "champion_top1" in done.output
+
+
+def test_attack_with_another_manifest_on_the_command_line(case: SimpleNamespace, toys: SimpleNamespace) -> None:
+    other = toys.save_manifest(case.folder / "other", toys.toy_colors(3), [(1, 1, "test", "real")])
+    more = ("--policy", str(POLICY_FILE), "--manifest", str(other.root))  # the last one counts
+    done = case.call(GOOD, *more, manifest_hash=other.hash)
+    assert isinstance(done.exception, GateRefusedError)
+    assert "it may have seen the test images" in str(done.exception)
 
 
 def test_command_without_a_policy_is_wrong_use(case: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

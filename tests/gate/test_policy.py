@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,23 @@ def test_its_digest_follows_the_values_not_the_layout(tmp_path: Path) -> None:
         ("minimum_test_images.total", -1, "minimum_test_images.total"),
         ("minimum_test_images.total", 3.5, "minimum_test_images.total"),
         ("policy_version", 1, "policy_version: 1 is no longer read; set 2"),
+        ("judge_by", "luck", "judge_by: .*found 'luck'"),
+        ("slices", {"light": {"target": 0.7, "minimum": 0.5}}, "slices.light.images: Field required"),
+        ("slices", {"light": {"target": 0.5, "minimum": 0.7, "images": 9}}, "slices.light: minimum"),
+        ("slices", {"Light <b>": {"target": 0.7, "minimum": 0.5, "images": 9}}, "slices"),
+        ("worst_class", {"target": 0.7, "minimum": 0.5, "images": 0}, "worst_class.images"),
+        ("latency_profile", None, "latency_profile: Field required"),
+        ("latency_profile.hardware", [], "latency_profile.hardware"),
+        ("latency_profile.most_threads", 0, "latency_profile.most_threads"),
+        ("latency_profile.thread", 2, "latency_profile.thread: unknown key"),
+        ("champion", None, "champion: Field required"),
+        ("champion.margin.top1", None, "champion.margin.top1: Field required"),
+        ("champion.margin.top1", -0.1, "champion.margin.top1"),
+        ("test_manifest", None, "test_manifest: Field required"),
+        ("test_manifest.trusted", ["abc"], "test_manifest.trusted.0"),
+        ("test_manifest.max_age_days", 0, "test_manifest.max_age_days"),
+        ("decision_max_age_days", 10**9, "decision_max_age_days"),
+        ("minimum_test_images.total", 0, "minimum_test_images.total"),
         ("at_least.top1.minimum", 0.9, r"at_least.top1: minimum \(0.9\) must not be over target \(0.85\)"),
         ("below.size_mb.minimum", 50, r"below.size_mb: minimum \(50\) must not be under target \(100\)"),
     ],
@@ -78,3 +96,26 @@ def test_an_empty_file_is_no_policy(tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").touch()
     with pytest.raises(ConfigError, match="at_least"):
         Policy.load(tmp_path / "policy.yaml")
+
+
+def test_attack_with_a_loose_threshold_below_a_strict_one(tmp_path: Path) -> None:
+    text = OURS.read_text(encoding="utf-8")
+    path = tmp_path / "policy.yaml"
+    path.write_text(text + "decision_max_age_days: null\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="decision_max_age_days: stands twice"):
+        Policy.load(path)
+    path.write_text(text.replace("target: 0.85,", "target: 0.85, target: 0.1,"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"at_least\.top1\.target: stands twice"):
+        Policy.load(path)
+
+
+def test_how_long_a_decision_holds(tmp_path: Path) -> None:
+    assert Policy.load(OURS).decision_max_age == timedelta(days=30)
+    document = Policy.load(OURS).model_dump() | {"decision_max_age_days": None}
+    assert Policy.model_validate(document).decision_max_age is None
+
+
+def test_trusted_manifests_are_part_of_the_digest(tmp_path: Path) -> None:
+    path = changed(tmp_path, "test_manifest.trusted", ["a" * 64])
+    assert Policy.load(path).test_manifest.trusted == ("a" * 64,)
+    assert Policy.load(path).sha256 != Policy.load(OURS).sha256

@@ -207,14 +207,19 @@ def export_step(run: TrackedRun, checkpoint: Path, manifest: Manifest, workspace
     return result
 
 
-def evaluate_step(run: TrackedRun, bundle: Path, manifest: Manifest, workspace: Path) -> Path:
+def evaluate_step(run: TrackedRun, bundle: Path, manifest: Manifest, workspace: Path, policy: Policy) -> Path:
     """Measure the bundle on the test split; evidence and pictures go to the run. Returns the report's folder."""
     from pillsnap.evaluation.evidence import evaluate
     from pillsnap.evaluation.report import figures_table, write_report
+    from pillsnap.inference.session import usable_cores
 
     with Progress() as progress:
         result = evaluate(
-            bundle, manifest, run_id=run.run_id, progress=lambda done, total: progress("test images", done, total)
+            bundle,
+            manifest,
+            run_id=run.run_id,
+            threads=min(usable_cores(), policy.latency_profile.most_threads),
+            progress=lambda done, total: progress("test images", done, total),
         )
     folder = write_report(result, manifest, run_folder(workspace, run) / "evaluation")
     run.log_folder(folder, "evaluation")

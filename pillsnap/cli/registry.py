@@ -140,7 +140,7 @@ def status(name: str) -> None:
 @click.argument("second")
 @name_option
 def diff(first: str, second: str, name: str) -> None:
-    """Compare what the gate measured of two versions: figures, digests, and the classes that moved most."""
+    """Compare what the gate measured of versions FIRST and SECOND: figures, digests, the classes that moved most."""
     from pillsnap.registry.promotion import compare
 
     rows = [("", f"version {first}", f"version {second}"), *compare(name, first, second)]

@@ -74,7 +74,7 @@ def run(
                 sha256_file(checkpoint),
                 lambda: journey.export_step(tracked, checkpoint, manifest, workspace).bundle,
             )
-            evaluation = journey.evaluate_step(tracked, bundle, manifest, workspace)
+            evaluation = journey.evaluate_step(tracked, bundle, manifest, workspace, policy)
             decision = journey.gate_step(tracked, bundle, evaluation, manifest, policy)
     click.echo(f"\n{decision.table()}\n\nverdict: {decision.verdict}")
     for reason in decision.reasons:

@@ -224,7 +224,8 @@ def _measure(
         result.evidence,
         case.policy,
         bundle_sha256=case.facts.bundle_sha256,
-        manifest_hash=metadata.provenance.manifest_hash,
+        manifest_hash=case.manifest.hash,
+        trained_on=metadata.provenance.manifest_hash,
         champion_sha256=case.champion.bundle_sha256 if case.champion else None,
     )
     return _Measured(result, metadata, decision)

@@ -33,7 +33,8 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 ui: $(STAMP)
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT)
+	$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --registry-store-uri gated+sqlite:///mlflow.db \
+		--host 127.0.0.1 --port $(PORT)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

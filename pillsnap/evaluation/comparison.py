@@ -60,8 +60,10 @@ def paired_difference(
     groups = [group for group, among in zip(groups_N, among_N, strict=True) if among]
     change = candidate.astype(np.float64) - champion
     interval = mean_interval(change, groups)
-    if not change.any():  # no image tells them apart: the draws say nothing, the number of groups does
-        width = 1 - mean_interval(np.ones(len(change)), groups).low
+    if not change.any():
+        # no image tells them apart: the draws say nothing, and a sitting has nothing in common. What is left is that the
+        # share of images that do may be more than none (Wilson)
+        width = float(binomtest(0, len(change)).proportion_ci(0.95, method="wilson").high)
         low, high = -width, width
     else:
         low, high = interval.low, interval.high

@@ -61,7 +61,7 @@ def paired_difference(
     change = candidate.astype(np.float64) - champion
     interval = mean_interval(change, groups)
     if not change.any():
-        # no image tells them apart: the draws say nothing, and a sitting has nothing in common. What is left is that the
+        # no image tells them apart: the draws say nothing, sittings have nothing in common. What is left is that the
         # share of images that do may be more than none (Wilson)
         width = float(binomtest(0, len(change)).proportion_ci(0.95, method="wilson").high)
         low, high = -width, width

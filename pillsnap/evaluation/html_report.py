@@ -100,6 +100,7 @@ def html_report(evidence: Evidence, predictions: Predictions, manifest: Manifest
         shares={label: evidence.metrics[name] for name, label in SHARES.items() if name in evidence.metrics},
         unmeasured=[label for name, label in SHARES.items() if name not in evidence.metrics],
         share_names=SHARES,
+        names={drug.kcode: drug.drug_name for drug in manifest.catalog.drugs},
         ways=WAYS,
         value_name=value_name,
         wrong=int(np.count_nonzero(~right_N)),

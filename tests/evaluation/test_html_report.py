@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,6 +63,18 @@ def test_the_mistakes_stand_in_order_with_both_pictures(house: SimpleNamespace) 
     assert section.count("<img") == 3  # class 1 has no test image to stand beside
     assert section.count("no test image") == 1
     assert "2 times" in section
+
+
+def test_a_pair_is_shown_by_its_surest_mistake(house: SimpleNamespace) -> None:
+    predictions = house.result.predictions
+    pair_N = (predictions.labels_N == 2) & (predictions.predicted_N == 3)
+    probabilities_NK = predictions.probabilities_NK.copy()
+    for place, sure in zip(pair_N.nonzero()[0], (0.83, 0.61), strict=True):
+        probabilities_NK[place] = 0
+        probabilities_NK[place, [3, 2]] = sure, 1 - sure
+    page = html_report(house.result.evidence, replace(predictions, probabilities_NK=probabilities_NK), house.manifest)
+    assert "83 % sure" in page
+    assert "61 % sure" not in page
 
 
 def test_only_classes_with_mistakes_are_the_worst_and_the_wrong_pictures_come_first(house: SimpleNamespace) -> None:

@@ -40,4 +40,4 @@ def evaluate(bundle: Path, manifest_dir: Path, out: Path, threads: int | None) -
     for note in result.evidence.notes:
         click.echo(f"note: {note}")
     click.echo(f"evidence: {out / 'evidence.json'}")
-    click.echo(f"report and pictures: {out / 'report.md'}")
+    click.echo(f"report and pictures: {out / 'report.html'}")

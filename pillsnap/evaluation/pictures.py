@@ -6,7 +6,6 @@ Legend: N images, K classes, H height, W width, C channel.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pillsnap.core.evidence import ClassResult, Evidence, Metric
-from pillsnap.core.images import decode_rgb
 from pillsnap.core.manifest import Manifest
-from pillsnap.core.preprocessing import ClaheSpec, PreprocessingSpec, UnifiedPreprocessor
 from pillsnap.evaluation import metrics
+from pillsnap.evaluation.examples import example_of, mistakes_in_order, thumbnails
 from pillsnap.evaluation.predict import Predictions
 
 _DPI = 110
@@ -201,7 +199,7 @@ def draw_reliability(bins: Sequence[metrics.ReliabilityBin]) -> Figure:
 
 def draw_mistakes(predictions: Predictions, manifest: Manifest) -> Figure:
     """Wrong answers: the test image, and beside it one of the drug that it was taken for."""
-    wrong = _mistakes_in_order(predictions)
+    wrong = mistakes_in_order(predictions)
     shown = wrong[:_MISTAKES_SHOWN]
     tile_W, tile_H, margin = 2 * _THUMB + 6, _THUMB + 44, 26
     columns = min(_MISTAKE_COLUMNS, max(2, len(shown)))
@@ -216,7 +214,7 @@ def draw_mistakes(predictions: Predictions, manifest: Manifest) -> Figure:
     note = "left: the test image; right: a test image of the drug that it was taken for"
     note += f" ({len(shown)} mistakes: the surest one of each kind, then the next)" if len(shown) < len(wrong) else ""
     axes.text(margin, 54, note, fontsize=9, color=_FAINT)
-    open_thumb = _thumbnails(predictions, manifest)
+    open_thumb = thumbnails(predictions, manifest, _THUMB)
     for place, index in enumerate(shown):
         left = margin + (place % columns) * (tile_W + margin)
         top = 74 + (place // columns) * (tile_H + margin)
@@ -235,7 +233,7 @@ def _mistake(
     left, top = corner
     answered, domain = int(predictions.predicted_N[index]), predictions.rows["domain"][index].as_py()
     _paste(axes, open_thumb(index), left, top)
-    example = _example_of(predictions, answered, domain)
+    example = example_of(predictions, answered, domain)
     beside = left + _THUMB + 6
     if example is None:
         _paste(axes, np.full((_THUMB, _THUMB, 3), 238, np.uint8), beside, top)
@@ -248,39 +246,6 @@ def _mistake(
     axes.text(left, below + 19, f"{domain}, ranked {rank}", fontsize=8, color=_FAINT)
     axes.text(beside, below, kcodes[answered], fontsize=9, color=_BAD, weight="bold")
     axes.text(beside, below + 19, f"answered, {sure:.0f} % sure", fontsize=8, color=_FAINT)
-
-
-def _thumbnails(predictions: Predictions, manifest: Manifest) -> Callable[[int], NDArray[np.uint8]]:
-    crop = UnifiedPreprocessor(
-        PreprocessingSpec(target_size=_THUMB, interpolation="area", clahe=ClaheSpec(enabled=False))
-    )
-
-    def open_thumb(index: int) -> NDArray[np.uint8]:
-        path, sha256 = predictions.rows["path"][index].as_py(), predictions.rows["sha256"][index].as_py()
-        return crop.to_model_input(decode_rgb(manifest.read_image(path, sha256), path))
-
-    return open_thumb
-
-
-def _mistakes_in_order(predictions: Predictions) -> list[int]:
-    """Indices of the wrong answers: the surest one of every confused pair, then every pair's second, and so on."""
-    wrong_M = np.flatnonzero(predictions.predicted_N != predictions.labels_N)
-    surest_M = wrong_M[np.argsort(-predictions.confidences_N[wrong_M], kind="stable")]
-    seen: Counter[tuple[int, int]] = Counter()
-    turns = []
-    for place, index in enumerate(surest_M):
-        pair = int(predictions.labels_N[index]), int(predictions.predicted_N[index])
-        turns.append((seen[pair], place, int(index)))
-        seen[pair] += 1
-    return [index for _, _, index in sorted(turns)]
-
-
-def _example_of(predictions: Predictions, label: int, domain: str) -> int | None:
-    """A test image of a class: of the same domain and answered right, if there is one."""
-    candidates = np.flatnonzero(predictions.labels_N == label)
-    domains = predictions.rows["domain"].to_pylist()
-    ordered = sorted(candidates, key=lambda i: (domains[i] != domain, predictions.predicted_N[i] != label, i))
-    return int(ordered[0]) if ordered else None
 
 
 def _confusion_colors(shares_KK: NDArray[np.float64], images_K: metrics.Ints) -> NDArray[np.float64]:

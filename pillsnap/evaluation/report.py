@@ -18,6 +18,7 @@ from pillsnap.core.errors import ConfigError
 from pillsnap.core.evidence import Evidence, Metric
 from pillsnap.core.manifest import Manifest
 from pillsnap.evaluation.evidence import EvaluationResult
+from pillsnap.evaluation.html_report import HTML_FILE, html_report
 from pillsnap.evaluation.pictures import draw_all
 
 EVIDENCE_FILE = "evidence.json"
@@ -43,6 +44,8 @@ def write_report(result: EvaluationResult, manifest: Manifest, folder: Path) -> 
         pq.write_table(result.predictions.table(manifest.catalog.kcodes), temporary / PREDICTIONS_FILE)
         pictures = draw_all(result.evidence, result.predictions, manifest, temporary)
         (temporary / REPORT_FILE).write_text(report_text(result.evidence, pictures), encoding="utf-8")
+        page = html_report(result.evidence, result.predictions, manifest)
+        (temporary / HTML_FILE).write_text(page, encoding="utf-8")
     return folder
 
 

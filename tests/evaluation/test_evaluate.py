@@ -19,6 +19,7 @@ from pillsnap.core.files import sha256_file
 from pillsnap.core.manifest import Manifest
 from pillsnap.evaluation import pictures
 from pillsnap.evaluation.evidence import EvaluationResult, evaluate
+from pillsnap.evaluation.examples import mistakes_in_order
 from pillsnap.evaluation.latency import choose_photos, measure_latency
 from pillsnap.evaluation.predict import Predictions, predict_split
 from pillsnap.evaluation.report import PREDICTIONS_FILE, write_report
@@ -312,4 +313,4 @@ def test_the_sheet_of_mistakes_goes_round_the_confused_pairs(house: SimpleNamesp
     ):
         probabilities_NK[index, answered] = confidence
     predictions = Predictions(house.result.predictions.rows, np.asarray(labels), probabilities_NK)
-    assert pictures._mistakes_in_order(predictions) == [0, 3, 1, 4, 2]
+    assert mistakes_in_order(predictions) == [0, 3, 1, 4, 2]

@@ -155,5 +155,5 @@ def _summary(folder: Path, steps: _Steps, promoted: bool, seconds: float) -> Non
     for check in decision["checks"]:
         click.echo(f"  {check['metric']:18s} {check['shown'][0]:>12s}   target {check['shown'][2]}")
     click.secho(f"\n  verdict: {decision['verdict']}{', promoted to champion' if promoted else ''}", bold=True)
-    click.echo(f"  pictures and report: {folder / 'evaluation' / 'report.md'}")
+    click.echo(f"  pictures and report: {folder / 'evaluation' / 'report.html'}")
     click.echo("  everything in MLflow: make ui")

@@ -79,7 +79,7 @@ def run(
     click.echo(f"\n{decision.table()}\n\nverdict: {decision.verdict}")
     for reason in decision.reasons:
         click.echo(f"  - {reason}")
-    click.echo(f"run: {tracked.run_id}\nbundle: {bundle}\nreport: {evaluation / 'report.md'}")
+    click.echo(f"run: {tracked.run_id}\nbundle: {bundle}\nreport: {evaluation / 'report.html'}")
     if trained.stopped:
         click.echo(f"stopped: {trained.stopped}; the same command again trains the rest")
     if register_name:

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pillsnap.core.evidence import Evidence
+from pillsnap.evaluation.card import LONGEST, model_card, plain
+from pillsnap.evaluation.evidence import evaluate
+from pillsnap.gate.decision import decide
+from pillsnap.gate.trust import TrustRoot
+from pillsnap.inference.session import PillSession
+
+NASTY = "<img src=x onerror=alert(1)> [click](javascript:alert(1)) **bold** `code` | a\nb"
+
+
+@pytest.fixture
+def judged(toys: SimpleNamespace, tmp_path: Path) -> SimpleNamespace:
+    images = [(k, k, "test", "real" if n % 2 else "studio") for n in range(6) for k in range(6)]
+    manifest = toys.save_manifest(tmp_path / "data", toys.toy_colors(6), images)
+    bundle = toys.save_bundle(tmp_path / "b.onnx", toys.toy_colors(6), manifest.hash)
+    evidence = evaluate(bundle, manifest, champion=bundle).evidence
+    metadata = PillSession.load(bundle).metadata
+    decision = decide(
+        evidence, TrustRoot.find().policy(), bundle_sha256=evidence.bundle_sha256, manifest_hash=manifest.hash
+    )
+    return SimpleNamespace(evidence=evidence, metadata=metadata, decision=decision)
+
+
+def test_the_card(judged: SimpleNamespace) -> None:
+    card = model_card(judged.evidence, judged.metadata, judged.decision, name="pills", version="7")
+    assert card.startswith("# pills version 7\n\n**Gate: HOLD**\n")
+    assert "36 are too few to judge" in card
+    assert "out of 6 drugs (toy, 32 px). Measured on 36 test images, 18 of them real photos" in card
+    assert "| Top-1 | **100.0%** |" in card
+    assert "| Top-1 against the champion | +0.0 points |" in card
+    assert "| Same answer: client | 100.0% | | 36 |" in card
+    assert "It is no medical device" in card
+    for digest in (judged.evidence.bundle_sha256, judged.evidence.manifest_hash, judged.decision.policy_sha256):
+        assert digest[:40] in card
+    assert len(card) < LONGEST
+    assert "Gate:" not in model_card(judged.evidence, judged.metadata, None)
+
+
+def test_attack_names_in_a_card_are_text(judged: SimpleNamespace) -> None:
+    evidence: Evidence = judged.evidence.model_copy(
+        update={
+            "notes": (NASTY,),
+            "failures": (NASTY,),
+            "look_alikes": ((NASTY, NASTY, 0.5),),
+            "latency": judged.evidence.latency.model_copy(update={"hardware": NASTY}),
+        }
+    )
+    provenance = judged.metadata.provenance.model_copy(update={"backbone": NASTY})
+    card = model_card(evidence, judged.metadata.model_copy(update={"provenance": provenance}), None, name=NASTY)
+    for dangerous in ("<img", "[click](", "**bold**", "`code`"):
+        assert dangerous not in card
+    assert plain(NASTY) in card
+    assert "\n" not in plain(NASTY)
+
+
+def test_a_card_is_never_longer_than_the_page_takes(judged: SimpleNamespace) -> None:
+    evidence = judged.evidence.model_copy(update={"notes": ("x" * 3000,) * 5})
+    assert len(model_card(evidence, judged.metadata, judged.decision, name="pills", version="1")) <= LONGEST

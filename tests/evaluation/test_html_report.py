@@ -58,7 +58,7 @@ def render(house: SimpleNamespace, **changes: Any) -> str:
 
 def test_the_mistakes_stand_in_order_with_both_pictures(house: SimpleNamespace) -> None:
     page = render(house)
-    section = page[page.index('id="mistakes"') : page.index('id="classes"')]
+    section = page[page.index('id="mistakes"') : page.index("Most often taken for each other")]
     assert re.findall(r"K-99000\d", section) == ["K-990003", "K-990004", "K-990003", "K-990002"]
     assert section.count("<img") == 3  # class 1 has no test image to stand beside
     assert section.count("no test image") == 1

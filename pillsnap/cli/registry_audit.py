@@ -35,10 +35,10 @@ def verify() -> None:
     """Check the record's chain, and that every champion stands there by it (exit status 1 where not)."""
     from pillsnap.core.errors import TamperedError
     from pillsnap.registry import audit
-    from pillsnap.registry.local import guarded_aliases, open_registry
+    from pillsnap.registry.local import guarded_aliases, guarded_stages, open_registry
 
     store = open_registry()
-    problems = audit.problems(store.engine, guarded_aliases(store))
+    problems = audit.problems(store.engine, guarded_aliases(store), guarded_stages(store))
     if problems:
         raise TamperedError("the record of the registry does not hold:" + "".join(f"\n  - {text}" for text in problems))
     rows = sum(1 for _ in audit.entries(store.engine))

@@ -7,6 +7,7 @@ overwrite the files.
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +15,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import validate_path_is_safe
 
-from pillsnap.core.errors import DataError, GateRefusedError
+from pillsnap.core.errors import DataError, GateRefusedError, PillSnapError
 from pillsnap.core.files import sha256_file, sha256_tree
 from pillsnap.inference.session import LARGEST_BUNDLE
 from pillsnap.tracking.models import ADDED_BY_DOWNLOAD, MODEL_FILE
@@ -25,6 +28,9 @@ from pillsnap.tracking.models import ADDED_BY_DOWNLOAD, MODEL_FILE
 _DESTINATION = "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
 """Where MLflow's server keeps what it serves under ``mlflow-artifacts:``; it tells its workers by this variable."""
 _MOST_FILES = 100
+_TOO_MUCH = f"its files are more than {_MOST_FILES} or larger than {LARGEST_BUNDLE // 10**6} MB: no bundle is"
+_STORES = {"s3", "gs", "wasbs", "abfss", "runs"}
+"""Schemes that are fetched. Not http and the like: whoever registers a version would send the server anywhere."""
 
 
 def digests(location: str) -> tuple[str, str]:
@@ -37,24 +43,48 @@ def digests(location: str) -> tuple[str, str]:
         bundle = folder / MODEL_FILE
         if not bundle.is_file() or bundle.is_symlink():
             raise GateRefusedError(f"its files hold no {MODEL_FILE}: only a PillSnap bundle can be judged and promoted")
-        _check_size(folder)
         try:
+            _check_size(folder)
             return sha256_file(bundle), sha256_tree(folder, leave_out={ADDED_BY_DOWNLOAD})
-        except DataError as error:
+        except (DataError, OSError) as error:
             raise GateRefusedError(f"its files cannot be hashed: {error}") from error
 
 
 @contextmanager
 def _local_folder(location: str) -> Iterator[Path]:
     uri = _behind_the_proxy(location)
-    if not urlsplit(uri).scheme or uri.startswith("file:"):
+    scheme = urlsplit(uri).scheme
+    if scheme in {"", "file"}:
         yield Path(local_file_uri_to_path(uri))
         return
+    if scheme not in _STORES:
+        raise GateRefusedError(
+            f"its files lie at {scheme}:, where the registry does not look (only {', '.join(sorted(_STORES))} and the "
+            "server's own artifacts); register it by: pillsnap registry register RUN_ID"
+        )
     with tempfile.TemporaryDirectory(prefix="pillsnap-") as folder:
         try:
-            yield Path(get_artifact_repository(uri).download_artifacts("", folder))
-        except MlflowException as error:
-            raise GateRefusedError(f"its files cannot be read: {str(error.message)[:200]}") from error
+            repository = get_artifact_repository(uri)
+            _check_listing(repository)
+            local = Path(repository.download_artifacts("", folder))
+        except PillSnapError:
+            raise
+        except Exception as error:  # every cloud's client has errors of its own
+            raise GateRefusedError(f"its files cannot be read: {type(error).__name__}: {str(error)[:200]}") from error
+        yield local
+
+
+def _check_listing(repository: ArtifactRepository) -> None:
+    """Before anything is downloaded: not more, and not larger, than a bundle can be."""
+    waiting, files, size = [""], 0, 0
+    while waiting:
+        for entry in repository.list_artifacts(waiting.pop() or None):
+            files += 1
+            size += entry.file_size or 0
+            if files > _MOST_FILES or size > LARGEST_BUNDLE:
+                raise GateRefusedError(_TOO_MUCH)
+            if entry.is_dir:
+                waiting.append(entry.path)
 
 
 def _behind_the_proxy(location: str) -> str:
@@ -66,18 +96,22 @@ def _behind_the_proxy(location: str) -> str:
     if not destination:
         raise GateRefusedError("its files lie behind an artifact proxy that this process does not run")
     path = unquote(parts.path).strip("/")
-    if ".." in path.split("/"):
-        raise GateRefusedError("its files' path leaves the artifact store")
-    return f"{destination.rstrip('/')}/{path}"
+    try:
+        safe = validate_path_is_safe(path)  # MLflow's: it unquotes until nothing changes, as a path may be read twice
+    except MlflowException as error:
+        raise GateRefusedError("its files' path leaves the artifact store") from error
+    return f"{destination.rstrip('/')}/{safe}"
 
 
 def _check_size(folder: Path) -> None:
     files = size = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
+    for root, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = Path(root) / name
+            state = path.lstat()
+            if not stat.S_ISREG(state.st_mode) and not stat.S_ISDIR(state.st_mode):
+                raise GateRefusedError(f"among its files {path.relative_to(folder)} is a link or a device, not a file")
             files += 1
-            size += (Path(root) / name).lstat().st_size
+            size += state.st_size
             if files > _MOST_FILES or size > LARGEST_BUNDLE:
-                raise GateRefusedError(
-                    f"its files are more than {_MOST_FILES} or larger than {LARGEST_BUNDLE // 10**6} MB: no bundle is"
-                )
+                raise GateRefusedError(_TOO_MUCH)

@@ -108,7 +108,7 @@ def append(session: Session, entry: Entry) -> None:
     """Add a row at the end of the chain, in the transaction of ``session``, which holds the `lock`."""
     head = session.execute(sa.select(HEAD.c.number, HEAD.c.hash).where(HEAD.c.id == 1)).one()
     row: dict[str, Any] = {
-        key: value[:5000] if isinstance(value, str) else value for key, value in asdict(entry).items()
+        key: _storable(value[:5000]) if isinstance(value, str) else value for key, value in asdict(entry).items()
     }
     for column in AUDIT.c:
         if isinstance(column.type, sa.String) and column.type.length and column.name in row:
@@ -146,14 +146,18 @@ def entries(engine: sa.Engine, model: str | None = None) -> Iterator[Mapping[str
             yield dict(row._mapping)
 
 
-def problems(engine: sa.Engine, aliases: Mapping[tuple[str, str], str]) -> list[str]:
+def problems(
+    engine: sa.Engine, aliases: Mapping[tuple[str, str], str], stages: Mapping[tuple[str, str], str] | None = None
+) -> list[str]:
     """What is wrong with the record; empty: nothing.
 
     Args:
         engine: of the database.
         aliases: (model, alias) → version, as they stand now, of the guarded aliases.
+        stages: (model, version) → stage, of the versions that are in a guarded one.
     """
     found = []
+    moved: dict[tuple[str, str], str] = {}
     previous, number = FIRST, 0
     explained: dict[tuple[str, str], str] = {}
     for row in entries(engine):
@@ -172,6 +176,8 @@ def problems(engine: sa.Engine, aliases: Mapping[tuple[str, str], str]) -> list[
                 explained[key] = row["version"]
             elif row["action"] == "deleted":
                 explained.pop(key, None)
+            elif row["action"] == "stage":
+                moved[row["model"], row["version"]] = row["alias"]
     with engine.connect() as connection:
         head = connection.execute(sa.select(HEAD.c.number, HEAD.c.hash).where(HEAD.c.id == 1)).one()
     if (head.number, head.hash) != (number, previous):
@@ -183,7 +189,16 @@ def problems(engine: sa.Engine, aliases: Mapping[tuple[str, str], str]) -> list[
             found.append(
                 f"{alias} of {model} is version {stands or '-'}, the record says {said or '-'}: set past the registry"
             )
+    for (model, version), stage in sorted((stages or {}).items()):
+        said = moved.get((model, version))
+        if stage != said:
+            found.append(f"{model} version {version} is {stage}, the record says {said or '-'}: set past the registry")
     return found
+
+
+def _storable(text: str) -> str:
+    """What every database takes: a refused name may hold NUL (not in PostgreSQL) or half a surrogate pair."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _hash(row: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
 from pillsnap.core.errors import StoreError
 from pillsnap.gate.admission import NEEDED
+from pillsnap.registry.rules import STAGES
 from pillsnap.registry.store import SCHEME, gated_store
 from pillsnap.tracking.store import registry_uri, store_errors, tracking_uri, without_password
 
@@ -33,6 +34,23 @@ def guarded_aliases(store: SqlAlchemyStore) -> dict[tuple[str, str], str]:
                 found |= {
                     (model.name, alias): str(version) for alias, version in model.aliases.items() if alias in NEEDED
                 }
+            token = page.token
+            if not token:
+                return found
+
+
+def guarded_stages(store: SqlAlchemyStore) -> dict[tuple[str, str], str]:
+    """(model, version) → stage of the versions that are in a guarded stage of MLflow 2, as they stand now."""
+    found: dict[tuple[str, str], str] = {}
+    token = None
+    with store_errors():
+        while True:
+            page = store.search_model_versions(page_token=token)
+            found |= {
+                (entry.name, str(entry.version)): str(entry.current_stage)
+                for entry in page
+                if str(entry.current_stage) in STAGES
+            }
             token = page.token
             if not token:
                 return found

@@ -18,7 +18,6 @@ from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
 from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
 from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from mlflow.store.model_registry.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore
 from sqlalchemy.orm import Session
@@ -27,6 +26,7 @@ from pillsnap.core.errors import ConfigError, GateRefusedError, PillSnapError, T
 from pillsnap.gate.admission import (
     CHAMPION,
     CLOCK_TOLERANCE,
+    NEEDED,
     Terms,
     VersionFacts,
     check_bound,
@@ -36,8 +36,9 @@ from pillsnap.gate.admission import (
 from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, Statement, open_envelope
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.registry import audit
-from pillsnap.registry.actor import Actor, Role, current_actor
+from pillsnap.registry.actor import Role, current_actor
 from pillsnap.registry.artifacts import digests
+from pillsnap.registry.question import Question, refusal
 from pillsnap.registry.rules import (
     FORMER_CHAMPIONS_TAG,
     STAGES,
@@ -97,16 +98,15 @@ class _Gate(SqlAlchemyStore):
     def delete_registered_model_alias(self, name: str, alias: str) -> None:
         """Taking a guarded alias away is for release managers, and stays in the record."""
         with self._asked("deleted", name, "", alias) as asked:
-            guarded = guarded_alias(alias)
-            if guarded is None:
+            if alias not in NEEDED:  # a look-alike too: from before the gate was here
                 super().delete_registered_model_alias(name, alias)
                 return
-            asked.actor.must_be(Role.RELEASE_MANAGER, f"taking {guarded} away")
+            asked.actor.must_be(Role.RELEASE_MANAGER, f"taking {alias} away")
             with self._transaction() as session:
-                before = self._alias_now(session, name, guarded)
+                before = self._alias_now(session, name, alias)
                 super().delete_registered_model_alias(name, alias)
                 if before:
-                    audit.append(session, asked.entry(None, None, alias=guarded, before=before))
+                    audit.append(session, asked.entry(None, None, alias=alias, before=before))
 
     def transition_model_version_stage(
         self, name: str, version: Any, stage: str, archive_existing_versions: bool
@@ -123,7 +123,7 @@ class _Gate(SqlAlchemyStore):
             with self._transaction() as session:
                 statement = self._admit(session, guarded, facts) if guarded and facts else None
                 moved = super().transition_model_version_stage(name, version, stage, archive_existing_versions)
-                audit.append(session, asked.entry(facts, statement, alias="", reason=f"stage {stage}"))
+                audit.append(session, asked.entry(facts, statement, alias=str(moved.current_stage)))
                 return moved
 
     # ---- tags
@@ -140,7 +140,8 @@ class _Gate(SqlAlchemyStore):
     def delete_model_version_tag(self, name: str, version: Any, key: str) -> None:
         """Not the gate's."""
         with self._asked("untagged", name, str(version), ""):
-            check_free_tag(key)
+            if key.startswith(TAG_PREFIX):  # a look-alike from before the gate was here may go
+                check_free_tag(key)
         super().delete_model_version_tag(name, version, key)
 
     def set_registered_model_tag(self, name: str, tag: RegisteredModelTag) -> None:
@@ -152,7 +153,8 @@ class _Gate(SqlAlchemyStore):
     def delete_registered_model_tag(self, name: str, key: str) -> None:
         """Not the gate's."""
         with self._asked("untagged", name, "", ""):
-            check_free_tag(key)
+            if key.startswith(TAG_PREFIX):
+                check_free_tag(key)
         super().delete_registered_model_tag(name, key)
 
     def create_registered_model(
@@ -180,23 +182,24 @@ class _Gate(SqlAlchemyStore):
 
     def rename_registered_model(self, name: str, new_name: str) -> Any:
         """Statements are signed for a name: a model that has a champion keeps it."""
-        with self._asked("renamed", name, "", ""):
-            self._check_idle(name, "renamed")
-        return super().rename_registered_model(name, new_name)
+        with self._asked("renamed", name, "", "") as asked, self._transaction() as session:
+            self._check_idle(session, name, "renamed")
+            renamed = super().rename_registered_model(name, new_name)
+            audit.append(session, asked.entry(None, None, alias="", reason=f"to {new_name}"))
+            return renamed
 
     def delete_registered_model(self, name: str) -> None:
         """Not one that has a champion or a challenger."""
-        with self._asked("deleted", name, "", "") as asked:
-            self._check_idle(name, "deleted")
-            with self._transaction() as session:
-                super().delete_registered_model(name)
-                audit.append(session, asked.entry(None, None, alias=""))
+        with self._asked("deleted", name, "", "") as asked, self._transaction() as session:
+            self._check_idle(session, name, "deleted")
+            super().delete_registered_model(name)
+            audit.append(session, asked.entry(None, None, alias=""))
 
     def delete_model_version(self, name: str, version: Any) -> None:
         """Not one that is champion or challenger; one that was champion only by a release manager."""
-        with self._asked("deleted", name, str(version), "") as asked:
+        with self._asked("deleted", name, str(version), "") as asked, self._transaction() as session:
             entry = self.get_model_version(name, version)
-            held = [alias for alias in entry.aliases or [] if guarded_alias(alias)]
+            held = [alias for alias in entry.aliases or [] if alias in NEEDED]
             if held or str(entry.current_stage) in STAGES:
                 raise GateRefusedError(
                     f"{name} version {version} is {held[0] if held else entry.current_stage}: it cannot be deleted; "
@@ -204,9 +207,8 @@ class _Gate(SqlAlchemyStore):
                 )
             if str(entry.version) in self._former_champions(name):
                 asked.actor.must_be(Role.RELEASE_MANAGER, "deleting a version that was champion")
-            with self._transaction() as session:
-                super().delete_model_version(name, version)
-                audit.append(session, asked.entry(None, None, alias="", version=str(version)))
+            super().delete_model_version(name, version)
+            audit.append(session, asked.entry(None, None, alias="", version=str(version)))
 
     # ---- the gate's word
 
@@ -330,10 +332,12 @@ class _Gate(SqlAlchemyStore):
         former = [version, *(entry for entry in self._former_champions(name) if entry != version)]
         super().set_registered_model_tag(name, RegisteredModelTag(FORMER_CHAMPIONS_TAG, json.dumps(former[:100])))
 
-    def _check_idle(self, name: str, what: str) -> None:
-        model = self.get_registered_model(name)
-        held = [alias for alias in model.aliases if guarded_alias(alias)]
-        if held or FORMER_CHAMPIONS_TAG in model.tags:
+    def _check_idle(self, session: Session, name: str, what: str) -> None:
+        model = self._get_registered_model(session, name)
+        held = [entry.alias for entry in model.registered_model_aliases if entry.alias in NEEDED]
+        held += [entry.current_stage for entry in model.model_versions if entry.current_stage in STAGES]
+        had = any(tag.key == FORMER_CHAMPIONS_TAG for tag in model.registered_model_tags)
+        if held or had:
             raise GateRefusedError(
                 f"{name} has {f'a {held[0]}' if held else 'had a champion'} and cannot be {what}: what the gate has "
                 "signed is signed for this name, and the record belongs to it"
@@ -361,17 +365,17 @@ class _Gate(SqlAlchemyStore):
                 yield session
                 session.flush()
             except PillSnapError as error:  # MLflow would make an internal error of it
-                raise _refusal(str(error)) from error
+                raise refusal(str(error)) from error
             finally:
                 self._open.session = None
 
     @contextmanager
-    def _asked(self, action: str, model: str, version: str, alias: str) -> Iterator[_Asked]:
+    def _asked(self, action: str, model: str, version: str, alias: str) -> Iterator[Question]:
         """Around a guarded call: who asks, and a refusal that is written down and becomes MLflow's."""
         try:
-            asked = _Asked(current_actor(), action, model, version)
+            asked = Question(current_actor(), action, model, version)
         except ConfigError as error:
-            raise _refusal(str(error)) from error
+            raise refusal(str(error)) from error
         try:
             yield asked
         except (PillSnapError, MlflowException) as error:
@@ -381,45 +385,7 @@ class _Gate(SqlAlchemyStore):
             with self._own_session(read_only=False) as session:
                 audit.lock(session)
                 audit.append(session, asked.refused(alias, str(reason)))
-            raise _refusal(str(reason)) from reason
-
-
-class _Asked:
-    """One question to the gate."""
-
-    def __init__(self, actor: Actor, action: str, model: str, version: str) -> None:
-        self.actor = actor
-        self._action, self._model, self._version = action, model, version
-
-    def entry(
-        self, facts: VersionFacts | None, statement: Statement | None, *, alias: str, before: str = "", **more: str
-    ) -> audit.Entry:
-        """What is written down where it was done."""
-        known: dict[str, Any] = {"version": self._version}
-        if facts is not None:
-            known = {"version": facts.version, "created_at_ms": facts.created_at_ms}
-        if statement is not None:
-            known |= {
-                "verdict": str(statement.verdict),
-                "decision_id": statement.decision_id,
-                "bundle_sha256": statement.bundle_sha256,
-                "manifest_hash": statement.manifest_hash,
-                "policy_sha256": statement.policy_sha256,
-            }
-        return audit.Entry(
-            actor=self.actor.name,
-            role=str(self.actor.role or ""),
-            action=self._action,
-            model=self._model,
-            alias=alias,
-            before=before,
-            **{**known, **more},
-        )
-
-    def refused(self, alias: str, reason: str) -> audit.Entry:
-        """What is written down where it was not."""
-        entry = self.entry(None, None, alias=alias)
-        return audit.Entry(**{**entry.__dict__, "outcome": audit.REFUSED, "reason": reason})
+            raise refusal(str(reason)) from reason
 
 
 class GatedStore(_Gate):
@@ -428,11 +394,6 @@ class GatedStore(_Gate):
 
 class _GatedWorkspaceStore(_Gate, WorkspaceAwareSqlAlchemyStore):
     """For servers with workspaces."""
-
-
-def _refusal(sentence: str) -> MlflowException:
-    """PERMISSION_DENIED is 403: clients show it at once. INVALID_STATE would be a 500, repeated for minutes."""
-    return MlflowException(sentence, error_code=PERMISSION_DENIED)
 
 
 def _now_ms() -> int:

@@ -75,7 +75,8 @@ class _Case:
             and statement.artifact_sha256 == facts.artifact_sha256
             and statement.manifest_hash == self.manifest.hash
             and statement.policy_sha256 == self.policy.sha256
-            and statement.champion == self.champion
+            # what misses a minimum misses it beside any champion: old candidates are not measured again at each change
+            and (statement.champion == self.champion or statement.verdict == Verdict.REJECT)
             and (
                 self.policy.decision_max_age is None
                 or datetime.now(UTC) - statement.issued_at < self.policy.decision_max_age

@@ -154,6 +154,7 @@ def start(settings: ServerSettings) -> subprocess.Popen[bytes]:
         "MLFLOW_AUTH_CONFIG_PATH": str(settings.home.auth_config().absolute()),
         "MLFLOW_AUTH_ADMIN_PASSWORD": _admin_password(settings.home),
         "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes for what the registry has no use for
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
         ROLES_FILE: str(settings.trust.roles_file.absolute()),

@@ -94,6 +94,17 @@ def test_another_policy_or_champion_is_another_case(store: MlflowClient, candida
     assert later.verdict == Verdict.PROMOTE
 
 
+def test_a_rejected_one_is_not_measured_again_for_every_new_champion(
+    store: MlflowClient, candidate: Candidate, gate: Any
+) -> None:
+    rejected = gate.judge(candidate(wrong=4))
+    gate.judge(candidate())
+    promote("pills", "2")
+    assert gate.judge("1") == rejected
+    held = gate.judge(candidate(wrong=1))
+    assert held.champion is not None
+
+
 def test_the_champion_is_not_its_own_rival(store: MlflowClient, candidate: Candidate, gate: Any) -> None:
     first = gate.judge(candidate())
     promote("pills", "1")

@@ -1,0 +1,153 @@
+"""The loop that judges what is marked: once each, whatever happens in between."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from mlflow.tracking import MlflowClient
+
+from pillsnap.core.errors import StoreError
+from pillsnap.gate.decision import Verdict
+from pillsnap.gate.envelope import ENVELOPE_TAG
+from pillsnap.registry import gate_service
+from pillsnap.registry.gate_service import WORKING, GateService, listener
+from pillsnap.registry.promotion import promote, submit
+from pillsnap.registry.webhooks import LARGEST
+from pillsnap.tracking.models import MODEL_URI_TAG
+
+Candidate = Callable[..., str]
+
+
+@pytest.fixture
+def service(gate: Any) -> GateService:
+    return GateService(gate.manifest, gate.key, gate.trust, poll_s=60)
+
+
+def test_what_is_marked_is_judged_once(store: MlflowClient, candidate: Candidate, service: GateService) -> None:
+    candidate()
+    candidate(wrong=4)
+    assert service.look() == [], "nobody has asked"
+    submit("pills", "1")
+    store.set_registered_model_alias("pills", "candidate", "2")
+    assert [statement.verdict for statement in service.look()] == [Verdict.PROMOTE, Verdict.REJECT]
+    assert service.look() == []
+    assert service.judged == 2
+
+
+def test_another_gate_that_starts_anew_finds_it_done(
+    store: MlflowClient, candidate: Candidate, service: GateService, gate: Any
+) -> None:
+    candidate()
+    submit("pills", "1")
+    [first] = service.look()
+    again = GateService(gate.manifest, gate.key, gate.trust, poll_s=60)
+    assert again.look() == []
+    assert again.judged == 0
+    assert store.get_model_version("pills", "1").tags["gate.decision_id"] == first.decision_id
+
+
+def test_killed_in_the_middle(
+    store: MlflowClient, candidate: Candidate, service: GateService, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate()
+    submit("pills", "1")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt  # nothing of ours runs after it, as after kill -9
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pillsnap.registry.judging._hand_in", killed)
+        with pytest.raises(KeyboardInterrupt):
+            service.look()
+    entry = store.get_model_version("pills", "1")
+    assert ENVELOPE_TAG not in entry.tags
+    assert entry.description == WORKING.strip() or entry.description == WORKING
+    [statement] = GateService(gate.manifest, gate.key, gate.trust, poll_s=60).look()
+    entry = store.get_model_version("pills", "1")
+    assert entry.tags["gate.decision_id"] == statement.decision_id
+    assert "PROMOTE" in entry.description
+
+
+def test_one_that_cannot_be_judged_stops_nobody(
+    store: MlflowClient, candidate: Candidate, service: GateService, tmp_path: Path
+) -> None:
+    candidate()
+    candidate()
+    submit("pills", "1")
+    submit("pills", "2")
+    run_id = store.get_model_version("pills", "1").run_id
+    model_id = store.get_run(run_id).data.tags[MODEL_URI_TAG].removeprefix("models:/")
+    [stored] = tmp_path.glob(f"mlartifacts/exp/models/{model_id}/artifacts/model.onnx")
+    was = stored.read_bytes()
+    stored.unlink()
+    assert [statement.model_version for statement in service.look()] == ["2"]
+    said = store.get_model_version("pills", "1").description
+    assert "The gate cannot judge this version" in said
+    assert "holds no model.onnx" in said
+    assert service.look() == [], "and it is not tried again every second"
+    stored.write_bytes(was)
+    assert GateService(service.manifest, service.key, service.trust, 60).look()[0].verdict == Verdict.PROMOTE
+
+
+def test_a_new_champion_makes_another_case_of_who_waits(
+    store: MlflowClient, candidate: Candidate, service: GateService
+) -> None:
+    for version in (candidate(), candidate()):
+        submit("pills", version)
+    assert len(service.look()) == 2
+    promote("pills", "1")
+    [later] = service.look()
+    assert (later.model_version, later.champion and later.champion.version) == ("2", "1")
+
+
+def test_the_registry_away(
+    service: GateService, candidate: Candidate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    candidate()
+    submit("pills", "1")
+
+    def away() -> MlflowClient:
+        raise StoreError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gate_service, "connect", away)
+        assert service.look() == service.look() == []
+        assert TestClient(listener(service, "s")).get("/healthz").json()["status"] == "waiting for the registry"
+    assert caplog.text.count("the registry does not answer, waiting") == 1
+    assert len(service.look()) == 1
+    assert TestClient(listener(service, "s")).get("/healthz").json() == {"status": "ok", "judged": 1}
+
+
+def test_it_waits_until_it_is_woken_and_ends_when_told(service: GateService, store: MlflowClient) -> None:
+    looked = threading.Semaphore(0)
+    looks = SimpleNamespace(n=0)
+
+    def look() -> list[Any]:
+        looks.n += 1
+        looked.release()
+        return []
+
+    service.look = look  # type: ignore[method-assign]
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    assert looked.acquire(timeout=10)
+    service.wake.set()
+    assert looked.acquire(timeout=10)
+    service.end()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert looks.n == 2
+
+
+def test_attack_on_the_listener(service: GateService) -> None:
+    client = TestClient(listener(service, "secret"))
+    assert client.post("/webhook", content=b"{}").status_code == 403
+    assert client.post("/webhook", content=b"x" * (LARGEST + 1)).status_code == 413
+    assert client.get("/docs").status_code == 404
+    assert not service.wake.is_set()

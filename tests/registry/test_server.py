@@ -1,0 +1,96 @@
+"""What `pillsnap registry server` makes and refuses before MLflow starts; the server itself is tried in tests/e2e."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pillsnap.core.errors import ConfigError, GateRefusedError
+from pillsnap.gate.trust import TrustRoot
+from pillsnap.registry.actor import VARIABLE, Actor, Role, Roles, current_actor
+from pillsnap.registry.server import Home, ServerSettings, add_user, check, remove_user
+
+
+def settings(home: Home, trust: TrustRoot, database: str = "") -> ServerSettings:
+    return ServerSettings(home, trust, "127.0.0.1", 5000, database or home.database, home.artifacts, 1, "", "")
+
+
+def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    first = home.prepare()
+    assert home.prepare() == first
+    assert len(set(first.values())) == 2
+    for path in (home.folder, *home.folder.iterdir()):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+    assert stat.S_IMODE(home.auth_config().stat().st_mode) == 0o600
+
+
+def test_it_does_not_start_where_nothing_could_be_promoted(tmp_path: Path, trust: TrustRoot, gate: Any) -> None:
+    home = Home(tmp_path / "home")
+    with pytest.raises(ConfigError, match=r"no file of roles there; make one with: pillsnap registry users add"):
+        check(settings(home, trust))
+    trust.roles_file.write_text("roles_version: 1\nusers: {}\n")
+    check(settings(home, trust))
+    with pytest.raises(ConfigError, match="the gated registry is not installed for oracle"):
+        check(settings(home, trust, "oracle://x"))
+    next(trust.keys_folder.iterdir()).unlink()
+    with pytest.raises(ConfigError, match=r"no public key there.*pillsnap registry keygen"):
+        check(settings(home, trust))
+    (trust.folder / "policy.yaml").unlink()
+    with pytest.raises(ConfigError, match="no gate policy there"):
+        check(settings(home, trust))
+
+
+@pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")  # of MLflow's server
+def test_users_and_roles(tmp_path: Path, trust: TrustRoot) -> None:
+    home = Home(tmp_path / "home")
+    made = add_user(home, trust, "kim", Role.RELEASE_MANAGER)
+    assert made is not None
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    assert len(made.read_text().strip()) >= 20
+    assert add_user(home, trust, "lee", Role.ENGINEER, "a password of lee's own") is None
+    assert add_user(home, trust, "kim", Role.ENGINEER) is None, "another role, the same password"
+    assert Roles.load(trust.roles_file).users == {"kim": Role.ENGINEER, "lee": Role.ENGINEER}
+    remove_user(home, trust, "kim")
+    assert Roles.load(trust.roles_file).users == {"lee": Role.ENGINEER}
+    assert not made.exists()
+    with pytest.raises(ConfigError, match="there is none"):
+        remove_user(home, trust, "kim")
+    for name in ("", "a b", "../x", "<b>"):
+        with pytest.raises(ConfigError, match="letters, digits"):
+            add_user(home, trust, name, Role.ENGINEER)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("roles_version: 1\nusers: {kim: boss}\n", "users.kim"),
+        ("roles_version: 2\nusers: {}\n", "roles_version"),
+        ("roles_version: 1\nuser: {}\n", "user: unknown key"),
+    ],
+)
+def test_a_wrong_file_of_roles(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "roles.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        Roles.load(path)
+
+
+def test_who_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    actor = current_actor()
+    assert actor.name.startswith("local:")
+    actor.must_be(Role.RELEASE_MANAGER, "anything")  # nobody asks for roles here
+    path = tmp_path / "roles.yaml"
+    path.write_text("roles_version: 1\nusers: {kim: release_manager}\n")
+    monkeypatch.setenv(VARIABLE, str(path))
+    assert current_actor().role == Role.ENGINEER, "whoever is not named"
+    with pytest.raises(GateRefusedError, match="setting champion is for the role release_manager; lee is engineer"):
+        Actor("lee", Role.ENGINEER).must_be(Role.RELEASE_MANAGER, "setting champion")
+    Actor("kim", Role.RELEASE_MANAGER).must_be(Role.RELEASE_MANAGER, "setting champion")
+    path.unlink()
+    with pytest.raises(ConfigError, match="no file of roles there"):
+        current_actor()

@@ -1,0 +1,231 @@
+"""A gated store on sqlite or PostgreSQL with versions whose words are signed here, and MLflow's own server around it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import runpy
+import shutil
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from mlflow.entities.model_registry import ModelVersionTag
+from mlflow.exceptions import MlflowException
+
+from pillsnap.core.files import sha256_file, sha256_tree
+from pillsnap.gate.decision import Verdict
+from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, Statement, open_envelope, seal
+from pillsnap.gate.keys import generate, load_private_key
+from pillsnap.gate.trust import TrustRoot
+from pillsnap.registry import audit
+
+_servers = runpy.run_path(str(Path(__file__).parents[2] / "tuning" / "servers.py"))
+NOLOAD = r"ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings(NOLOAD))
+
+
+@dataclass
+class Shelf:
+    """A store, the folder that its versions' files lie in, and a gate's key."""
+
+    store: Any
+    folder: Path
+    trust: TrustRoot
+    key: Ed25519PrivateKey
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def version(self, name: str = "pills", **options: Any) -> str:
+        """A new version with files of its own."""
+        folder = self.folder / f"model-{next(self.numbers)}"
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(b"onnx " + folder.name.encode())
+        (folder / "MLmodel").write_text("flavors: {onnx: {data: model.onnx}}\n")
+        return self.registered(folder.as_uri(), name, **options)
+
+    def registered(self, source: str, name: str = "pills", **options: Any) -> str:
+        try:
+            self.store.get_registered_model(name)
+        except MlflowException:
+            self.store.create_registered_model(name)
+        return str(self.store.create_model_version(name, source, **options).version)
+
+    def files(self, version: str, name: str = "pills") -> Path:
+        return Path(self.store.get_model_version_download_uri(name, version).removeprefix("file://"))
+
+    def statement(self, version: str, verdict: str = "PROMOTE", name: str = "pills", **changes: Any) -> Statement:
+        """What an honest gate would say now, but for ``changes``."""
+        entry, files = self.store.get_model_version(name, version), self.files(version, name)
+        before = entry.tags.get(ENVELOPE_TAG)
+        old = open_envelope(before, self.trust.ring()) if before else None
+        champion = self.champion(name)
+        facts: dict[str, Any] = {
+            "decision_id": uuid.uuid4().hex,
+            "replaces": old.decision_id if old else None,
+            "issued_at_ms": max(int(time.time() * 1000), old.issued_at_ms + 1 if old else 0),
+            "model_name": name,
+            "model_version": str(entry.version),
+            "created_at_ms": entry.creation_timestamp,
+            "bundle_sha256": sha256_file(files / "model.onnx"),
+            "artifact_sha256": sha256_tree(files),
+            "manifest_hash": "a" * 64,
+            "policy_sha256": self.trust.policy().sha256,
+            "evidence_sha256": "e" * 64,
+            "champion": None
+            if champion is None
+            else ChampionRef(version=champion, bundle_sha256=sha256_file(self.files(champion, name) / "model.onnx")),
+            "verdict": Verdict(verdict),
+            "reasons": () if verdict == "PROMOTE" else ("top1 81.0 % is under the target 85 %",),
+            "figures": {"top1": "92.5 %"},
+            "evidence_run_id": "r",
+            "code": "test",
+        }
+        return Statement(**{**facts, **changes})
+
+    def hand_in(self, statement: Statement | str, version: str, name: str = "pills", key: Any = None) -> None:
+        text = statement if isinstance(statement, str) else seal(statement, key or self.key)
+        self.store.set_model_version_tag(name, version, ModelVersionTag(ENVELOPE_TAG, text))
+
+    def judged(self, verdict: str = "PROMOTE", name: str = "pills", **changes: Any) -> str:
+        """A new version with the gate's word on it."""
+        version = self.version(name)
+        self.hand_in(self.statement(version, verdict, name, **changes), version, name)
+        return version
+
+    def promote(self, version: str, alias: str = "champion", name: str = "pills") -> None:
+        self.store.set_registered_model_alias(name, alias, version)
+
+    def champion(self, name: str = "pills", alias: str = "champion") -> str | None:
+        found = self.store.get_registered_model(name).aliases.get(alias)
+        return None if found is None else str(found)
+
+    def tags(self, version: str, name: str = "pills") -> dict[str, str]:
+        return dict(self.store.get_model_version(name, version).tags)
+
+    def rows(self, **wanted: str) -> list[Any]:
+        return [
+            row
+            for row in audit.entries(self.store.engine)
+            if all(row[key] == value for key, value in wanted.items())
+        ]
+
+    def problems(self) -> list[str]:
+        from pillsnap.registry.local import guarded_aliases, guarded_stages
+
+        return audit.problems(self.store.engine, guarded_aliases(self.store), guarded_stages(self.store))
+
+    @contextmanager
+    def refused(self, words: str) -> Iterator[None]:
+        """The block is refused with PERMISSION_DENIED in these words; the store stays as it is, and works."""
+        before = self.store.search_registered_models()
+        with pytest.raises(MlflowException, match=words) as caught:
+            yield
+        assert caught.value.error_code == "PERMISSION_DENIED"
+        assert caught.value.get_http_status_code() == 403
+        after = self.store.search_registered_models()
+        assert [dict(model) for model in before] == [dict(model) for model in after]
+        assert self.problems() == []
+
+    def sql(self, statement: str, **values: Any) -> None:
+        with self.store.engine.begin() as connection:
+            connection.execute(sa.text(statement), values)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Any]:
+    """A PostgreSQL server with a database ``template`` that holds MLflow's tables and ours."""
+    tools = _servers["binaries"]()
+    if tools is None:
+        if os.environ.get("PILLSNAP_REQUIRE_POSTGRES") == "1":
+            pytest.fail("PostgreSQL is not installed, and PILLSNAP_REQUIRE_POSTGRES=1")
+        pytest.skip("PostgreSQL is not installed")
+    with _servers["postgres"](tools) as server:
+        _create_database(server.url, "template", "template0")
+        _open(_database(server.url, "template")).engine.dispose()
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URI of a database with MLflow's tables, of this test alone."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("fresh_store"), tmp_path / "mlflow.db")
+        return f"sqlite:///{tmp_path}/mlflow.db"
+    server = request.getfixturevalue("postgres_server")
+    name = f"t{uuid.uuid4().hex}"
+    _create_database(server.url, name, "template")
+    return _database(server.url, name)
+
+
+@pytest.fixture
+def key(trust: TrustRoot, tmp_path: Path) -> Ed25519PrivateKey:
+    generate(tmp_path / "gate.key", trust.keys_folder, now=datetime.now(UTC))
+    return load_private_key(tmp_path / "gate.key")
+
+
+@pytest.fixture
+def shelf(database: str, trust: TrustRoot, key: Ed25519PrivateKey, tmp_path: Path) -> Iterator[Shelf]:
+    store = _open(f"gated+{database}")
+    yield Shelf(store, tmp_path / "files", trust, key)
+    store.engine.dispose()
+
+
+@pytest.fixture
+def served(
+    database: str, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Any]]:
+    """``served(method, path, body)``: MLflow's own web application on this database, started with the plain URI."""
+    from mlflow.server import ARTIFACTS_DESTINATION_ENV_VAR, BACKEND_STORE_URI_ENV_VAR, SERVE_ARTIFACTS_ENV_VAR
+    from mlflow.server import app, handlers
+
+    destination = tmp_path / "destination"
+    destination.mkdir()
+    for name, value in {
+        BACKEND_STORE_URI_ENV_VAR: database,
+        ARTIFACTS_DESTINATION_ENV_VAR: destination.as_uri(),
+        SERVE_ARTIFACTS_ENV_VAR: "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("_tracking_store", "_model_registry_store", "_artifact_repo"):
+        monkeypatch.setattr(handlers, name, None)
+
+    def ask(method: str, path: str, body: Any = None, data: bytes | None = None) -> Any:
+        return app.test_client().open(path, method=method, json=body, data=data)
+
+    assert ask("GET", "/api/2.0/mlflow/registered-models/search").status_code == 200
+    yield ask
+    handlers._get_model_registry_store().engine.dispose()
+
+
+def _open(uri: str) -> Any:
+    """MLflow warns of its own use of SQLAlchemy when its stores are imported: not where tests are collected."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pillsnap.registry.store import gated_store
+
+        return gated_store(uri)
+
+
+def _database(url: str, name: str) -> str:
+    return url.rpartition("/")[0] + f"/{name}"
+
+
+def _create_database(url: str, name: str, template: str) -> None:
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    engine.dispose()

@@ -35,6 +35,8 @@ from pillsnap.tracking.store import store_errors
 
 ADMIN = "admin"
 WEBHOOK_NAME = "pillsnap-gate"
+REMEMBERED_S = 10
+"""For how long a process of the server does not ask again whether a password is right."""
 EVENTS = (
     WebhookEvent(WebhookEntity.MODEL_VERSION_ALIAS, WebhookAction.CREATED),
     WebhookEvent(WebhookEntity.MODEL_VERSION_TAG, WebhookAction.SET),
@@ -101,6 +103,8 @@ class Home:
             "default_permission = EDIT",
             f"database_uri = {self.users_database}",
             f"admin_username = {ADMIN}",
+            # a password check costs 60 ms and more, several times a request; who is removed stays in for as long
+            f"auth_cache_ttl_seconds = {REMEMBERED_S}",
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth",
         ]
         _write_private(path, "\n".join(lines) + "\n")

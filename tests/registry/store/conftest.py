@@ -1,4 +1,4 @@
-"""A gated store on sqlite or PostgreSQL with versions whose words are signed here, and MLflow's own server around it."""
+"""Versions with PROMOTE, HOLD and REJECT, made straight in a registry of a test's own: sqlite and PostgreSQL.
 
 from __future__ import annotations
 
@@ -118,9 +118,7 @@ class Shelf:
 
     def rows(self, **wanted: str) -> list[Any]:
         return [
-            row
-            for row in audit.entries(self.store.engine)
-            if all(row[key] == value for key, value in wanted.items())
+            row for row in audit.entries(self.store.engine) if all(row[key] == value for key, value in wanted.items())
         ]
 
     def problems(self) -> list[str]:
@@ -189,8 +187,13 @@ def served(
     database: str, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Any]]:
     """``served(method, path, body)``: MLflow's own web application on this database, started with the plain URI."""
-    from mlflow.server import ARTIFACTS_DESTINATION_ENV_VAR, BACKEND_STORE_URI_ENV_VAR, SERVE_ARTIFACTS_ENV_VAR
-    from mlflow.server import app, handlers
+    from mlflow.server import (
+        ARTIFACTS_DESTINATION_ENV_VAR,
+        BACKEND_STORE_URI_ENV_VAR,
+        SERVE_ARTIFACTS_ENV_VAR,
+        app,
+        handlers,
+    )
 
     destination = tmp_path / "destination"
     destination.mkdir()

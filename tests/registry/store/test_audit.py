@@ -76,8 +76,7 @@ def test_attack_the_database_itself_refuses_to_change_rows(recorded: Any, statem
         (
             [
                 "DELETE FROM pillsnap_audit WHERE number > 3",
-                "UPDATE pillsnap_audit_head SET number = 3, "
-                "hash = (SELECT hash FROM pillsnap_audit WHERE number = 3)",
+                "UPDATE pillsnap_audit_head SET number = 3, hash = (SELECT hash FROM pillsnap_audit WHERE number = 3)",
             ],
             "champion of pills is version 2, the record says 1: set past the registry",
         ),

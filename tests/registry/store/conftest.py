@@ -1,4 +1,4 @@
-"""Versions with PROMOTE, HOLD and REJECT, made straight in a registry of a test's own: sqlite and PostgreSQL.
+"""A gated store on sqlite or PostgreSQL with versions whose words are signed here, and MLflow's own server."""
 
 from __future__ import annotations
 

@@ -44,7 +44,8 @@ def test_it_does_not_start_where_nothing_could_be_promoted(tmp_path: Path, trust
         check(settings(home, trust))
 
 
-@pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")  # of MLflow's server
+@pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")  # both of MLflow's server
+@pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")
 def test_users_and_roles(tmp_path: Path, trust: TrustRoot) -> None:
     home = Home(tmp_path / "home")
     made = add_user(home, trust, "kim", Role.RELEASE_MANAGER)

@@ -58,6 +58,11 @@ class Registry:
     made: int = 0
 
     @property
+    def spare_port(self) -> int:
+        """Where a second gate service may listen."""
+        return free_port()
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 

@@ -260,9 +260,13 @@ def _write_roles(path: Path, users: dict[str, Role]) -> None:
 
 def _tell_gate(store: object, settings: ServerSettings) -> None:
     """One webhook to the gate service: the one before is replaced, as its address may have changed."""
+    from mlflow.store.model_registry.dbmodels.models import SqlWebhook
     from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
     assert isinstance(store, SqlAlchemyStore)
+    # MLflow takes the key when its module is imported, which is done by now: with a key made up for this process
+    # alone, no worker could read the secret, and no message would ever be sent
+    SqlWebhook.__table__.c.secret.type.cipher = Fernet(os.environ[_FERNET])
     for webhook in store.list_webhooks():
         if webhook.name == WEBHOOK_NAME:
             store.delete_webhook(webhook.webhook_id)

@@ -57,6 +57,21 @@ def test_a_restart_judges_nothing_again(registry: Any) -> None:
     assert decisions(registry, version) == 1
 
 
+def test_the_webhook_wakes_the_service(registry: Any) -> None:
+    registry.stop("gate")
+    registry.start_gate(poll_s=3600)
+    try:
+        settle(registry)  # the first look is over: from now on only a message wakes it
+        version = registry.register()
+        registry.set_alias("erik", version, "candidate")
+        assert registry.judged(version) == "PROMOTE"
+        settle(registry)  # the tags that it wrote were messages too
+        assert decisions(registry, version) == 1
+    finally:
+        registry.stop("gate")
+        registry.start_gate()
+
+
 def test_two_services_at_once(registry: Any) -> None:
     registry.start_gate("second", poll_s=0.2, port=registry.spare_port)
     try:

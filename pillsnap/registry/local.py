@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
+from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModelAlias
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
 from pillsnap.core.errors import StoreError
@@ -25,32 +27,16 @@ def open_registry() -> SqlAlchemyStore:
 
 def guarded_aliases(store: SqlAlchemyStore) -> dict[tuple[str, str], str]:
     """(model, alias) → version of the guarded aliases, as they stand now."""
-    found: dict[tuple[str, str], str] = {}
-    token = None
-    with store_errors():
-        while True:
-            page = store.search_registered_models(page_token=token)
-            for model in page:
-                found |= {
-                    (model.name, alias): str(version) for alias, version in model.aliases.items() if alias in NEEDED
-                }
-            token = page.token
-            if not token:
-                return found
+    # from the tables: MLflow's search leaves out what somebody has given the tag of a prompt
+    query = sa.select(SqlRegisteredModelAlias.name, SqlRegisteredModelAlias.alias, SqlRegisteredModelAlias.version)
+    with store_errors(), store.engine.connect() as connection:
+        found = connection.execute(query.where(SqlRegisteredModelAlias.alias.in_(NEEDED)))
+        return {(name, alias): str(version) for name, alias, version in found}
 
 
 def guarded_stages(store: SqlAlchemyStore) -> dict[tuple[str, str], str]:
     """(model, version) → stage of the versions that are in a guarded stage of MLflow 2, as they stand now."""
-    found: dict[tuple[str, str], str] = {}
-    token = None
-    with store_errors():
-        while True:
-            page = store.search_model_versions(page_token=token)
-            found |= {
-                (entry.name, str(entry.version)): str(entry.current_stage)
-                for entry in page
-                if str(entry.current_stage) in STAGES
-            }
-            token = page.token
-            if not token:
-                return found
+    query = sa.select(SqlModelVersion.name, SqlModelVersion.version, SqlModelVersion.current_stage)
+    with store_errors(), store.engine.connect() as connection:
+        found = connection.execute(query.where(SqlModelVersion.current_stage.in_(STAGES)))
+        return {(name, str(version)): str(stage) for name, version, stage in found}

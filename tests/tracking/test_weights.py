@@ -44,12 +44,12 @@ def train(store: MlflowClient, toys: SimpleNamespace, tmp_path: Path) -> Train:
 
 def test_every_form_leads_to_the_checkpoint_of_its_run(train: Train, store: MlflowClient, tmp_path: Path) -> None:
     first, second = train(), train()
-    store.set_registered_model_alias("pillsnap", "champion", first.version)
+    store.set_registered_model_alias("pillsnap", "mine", first.version)
     forms = {
         f"runs:/{first.run_id}": first,
         f"runs:/{second.run_id}/checkpoints/best-002.pt": second,
         f"models:/pillsnap/{first.version}": first,
-        "models:/pillsnap@champion": first,
+        "models:/pillsnap@mine": first,
         "models:/pillsnap/latest": second,
         second.uri: second,
     }

@@ -35,6 +35,7 @@ from pillsnap.tuning.study import ERROR, WORKER, counted, give_up, over
 from pillsnap.tuning.worker import WRONG, Order, run_worker
 
 _log = logging.getLogger(__name__)
+_THREADS = "OMP_NUM_THREADS"
 _POLL_S = 0.5
 STOP_S = 40.0
 """So long may a worker that was told to stop take: it saves its state, and closes its MLflow run."""
@@ -125,11 +126,10 @@ class Supervisor:
         context = multiprocessing.get_context("spawn")  # a fork would take threads and locks of this process along
         # without a lock: a worker that is killed would keep it
         progress = context.Value("d", time.monotonic(), lock=False)
-        # with more threads than cores, each waits for the others and the trials take several times as long
-        threads = max(1, usable_cores() // self.workers)
-        order = dataclasses.replace(self.order, worker=name, stream=stream, threads=threads)
+        order = dataclasses.replace(self.order, worker=name, stream=stream)
         process = context.Process(target=run_worker, args=(order, progress), name=f"trial-worker-{stream}")
-        process.start()
+        with _sharing_cores(self.workers):
+            process.start()
         self._running.append(_Worker(name, stream, process, progress))
 
     def _reap(self) -> bool:
@@ -261,3 +261,20 @@ def worker_count(asked: int) -> int:
     if asked > cores:
         _log.warning("%d workers on %d cores: they will wait for each other", asked, cores)
     return asked
+
+
+@contextmanager
+def _sharing_cores(workers: int) -> Iterator[None]:
+    """What is started here has its share of the cores, unless the user has said how many threads it may have.
+
+    With more threads than cores each waits for the others, and the trials take several times as long. By the
+    environment, because PyTorch reads it when it is imported.
+    """
+    if _THREADS in os.environ:
+        yield
+        return
+    os.environ[_THREADS] = str(max(1, usable_cores() // workers))
+    try:
+        yield
+    finally:
+        del os.environ[_THREADS]

@@ -21,7 +21,6 @@ from types import FrameType
 from typing import Protocol
 
 import optuna
-import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
@@ -62,8 +61,6 @@ class Order:
     stream: int
     """Its place among the workers of this machine."""
     job: Job
-    threads: int = 0
-    """Of PyTorch, its share of the cores; 0: PyTorch's own choice."""
 
 
 class _SurplusError(Exception):
@@ -128,9 +125,6 @@ def run_worker(order: Order, progress: Synchronized[float]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pillsnap").setLevel(logging.INFO)
     threading.Thread(target=_end_with_parent, daemon=True, name="parent-watch").start()
-
-    if order.threads and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(order.threads)
 
     def alive() -> None:
         progress.value = time.monotonic()

@@ -62,12 +62,12 @@ def test_workers_share_the_cores(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     supervisor = supervise(config.with_overrides({"tuning.trials": 2}), toy_job(), workers=usable_cores())
     supervisor.run()
-    assert {trial.user_attrs["threads"] for trial in supervisor.study.trials} == {1}
+    assert {trial.user_attrs["threads"] for trial in supervisor.study.trials} == {"1"}
 
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # who sets it has the last word
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # who sets it has the last word
     again = supervise(config.with_overrides({"tuning.trials": 3}), toy_job(), workers=1)
     again.run()
-    assert again.study.trials[-1].user_attrs["threads"] == 1
+    assert again.study.trials[-1].user_attrs["threads"] == "7"
 
 
 def test_trials_that_fail_of_themselves_cost_no_more_than_themselves(

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
-import torch
 
 from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.tuning.study import LINEAGE, RETRIES
@@ -35,7 +34,7 @@ class ToyJob:
         checkpoint = self.folder / f"checkpoint-{lineage}"
         done = int(checkpoint.read_text()) if checkpoint.exists() else 0
         value = 1 - abs(rate - 0.3)
-        trial.set_user_attr("threads", torch.get_num_threads())
+        trial.set_user_attr("threads", os.environ.get("OMP_NUM_THREADS"))
         for epoch in range(done + 1, self.epochs + 1):
             time.sleep(self.epoch_s)
             if epoch == 2:

@@ -30,9 +30,7 @@ def open_registry() -> SqlAlchemyStore:
 def guarded_aliases(store: SqlAlchemyStore) -> dict[tuple[str, str], str]:
     """(model, alias) → version of the guarded aliases, as they stand now."""
     # from the tables: MLflow's search leaves out what somebody has given the tag of a prompt
-    query: sa.Select[Any] = sa.select(
-        SqlRegisteredModelAlias.name, SqlRegisteredModelAlias.alias, SqlRegisteredModelAlias.version
-    )
+    query: Any = sa.select(SqlRegisteredModelAlias.name, SqlRegisteredModelAlias.alias, SqlRegisteredModelAlias.version)
     with store_errors(), store.engine.connect() as connection:
         found = connection.execute(query.where(SqlRegisteredModelAlias.alias.in_(NEEDED)))
         return {(name, alias): str(version) for name, alias, version in found}
@@ -40,7 +38,7 @@ def guarded_aliases(store: SqlAlchemyStore) -> dict[tuple[str, str], str]:
 
 def guarded_stages(store: SqlAlchemyStore) -> dict[tuple[str, str], str]:
     """(model, version) → stage of the versions that are in a guarded stage of MLflow 2, as they stand now."""
-    query: sa.Select[Any] = sa.select(SqlModelVersion.name, SqlModelVersion.version, SqlModelVersion.current_stage)
+    query: Any = sa.select(SqlModelVersion.name, SqlModelVersion.version, SqlModelVersion.current_stage)
     with store_errors(), store.engine.connect() as connection:
         found = connection.execute(query.where(SqlModelVersion.current_stage.in_(STAGES)))
         return {(name, str(version)): str(stage) for name, version, stage in found}

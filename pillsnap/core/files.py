@@ -49,6 +49,15 @@ def sha256_tree(folder: Path, leave_out: Collection[str] = ()) -> str:
     """sha256 (hex) over the names and bytes of all files under a folder, but for those named in ``leave_out``.
 
     Raises:
+        DataError: see `sha256_files`.
+    """
+    return sha256_json(sha256_files(folder, leave_out))
+
+
+def sha256_files(folder: Path, leave_out: Collection[str] = ()) -> dict[str, str]:
+    """Name (POSIX, relative) → sha256 (hex) of all files under a folder, but for those named in ``leave_out``.
+
+    Raises:
         DataError: a file cannot be read, or is a link: what it points to may change without a trace.
     """
     digests = {}
@@ -58,7 +67,7 @@ def sha256_tree(folder: Path, leave_out: Collection[str] = ()) -> str:
             raise DataError(f"{path}: is a link, where only files are taken")
         if path.is_file() and name not in leave_out:
             digests[name] = sha256_file(path)
-    return sha256_json(digests)
+    return digests
 
 
 @contextmanager

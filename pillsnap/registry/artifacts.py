@@ -21,7 +21,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import validate_path_is_safe
 
 from pillsnap.core.errors import DataError, GateRefusedError, PillSnapError
-from pillsnap.core.files import sha256_file, sha256_tree
+from pillsnap.core.files import sha256_files, sha256_json
 from pillsnap.inference.session import LARGEST_BUNDLE
 from pillsnap.tracking.models import ADDED_BY_DOWNLOAD, MODEL_FILE
 
@@ -45,7 +45,8 @@ def digests(location: str) -> tuple[str, str]:
             raise GateRefusedError(f"its files hold no {MODEL_FILE}: only a PillSnap bundle can be judged and promoted")
         try:
             _check_size(folder)
-            return sha256_file(bundle), sha256_tree(folder, leave_out={ADDED_BY_DOWNLOAD})
+            found = sha256_files(folder, leave_out={ADDED_BY_DOWNLOAD})  # each once: this is most of the time it takes
+            return found[MODEL_FILE], sha256_json(found)
         except (DataError, OSError) as error:
             raise GateRefusedError(f"its files cannot be hashed: {error}") from error
 

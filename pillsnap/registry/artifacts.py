@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import validate_path_is_safe
 
@@ -29,7 +30,7 @@ _DESTINATION = "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
 """Where MLflow's server keeps what it serves under ``mlflow-artifacts:``; it tells its workers by this variable."""
 _MOST_FILES = 100
 _TOO_MUCH = f"its files are more than {_MOST_FILES} or larger than {LARGEST_BUNDLE // 10**6} MB: no bundle is"
-_STORES = {"s3", "gs", "wasbs", "abfss", "runs"}
+_STORES = {"s3", "gs", "wasbs", "abfss"}
 """Schemes that are fetched. Not http and the like: whoever registers a version would send the server anywhere."""
 
 
@@ -89,7 +90,12 @@ def _check_listing(repository: ArtifactRepository) -> None:
 
 
 def _behind_the_proxy(location: str) -> str:
-    """``mlflow-artifacts:/1/models/m-…`` is what clients call it; the server has it under its own destination."""
+    """Of a run: where its files lie. Of the proxy: clients say ``mlflow-artifacts:/…``, the server has a folder."""
+    if location.startswith("runs:"):
+        try:
+            location = RunsArtifactRepository.get_underlying_uri(location)
+        except MlflowException as error:
+            raise GateRefusedError(f"the run of its files cannot be found: {str(error.message)[:200]}") from error
     parts = urlsplit(location)
     if parts.scheme != "mlflow-artifacts":
         return location

@@ -1,4 +1,4 @@
-"""A gated store on sqlite or PostgreSQL with versions whose words are signed here, and MLflow's own server."""
+"""A gated store on sqlite or PostgreSQL with versions whose words are signed here, and MLflow's server around it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,14 @@ class Shelf:
         return str(self.store.create_model_version(name, source, **options).version)
 
     def files(self, version: str, name: str = "pills") -> Path:
-        return Path(self.store.get_model_version_download_uri(name, version).removeprefix("file://"))
+        location = self.store.get_model_version_download_uri(name, version)
+        if location.startswith("runs:"):
+            from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+
+            location = RunsArtifactRepository.get_underlying_uri(location)
+        if location.startswith("mlflow-artifacts:/"):
+            return self.folder.parent / "destination" / location.removeprefix("mlflow-artifacts:/")
+        return Path(location.removeprefix("file://"))
 
     def statement(self, version: str, verdict: str = "PROMOTE", name: str = "pills", **changes: Any) -> Statement:
         """What an honest gate would say now, but for ``changes``."""
@@ -158,15 +165,37 @@ def postgres_server() -> Iterator[Any]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URI of a database with MLflow's tables, of this test alone."""
-    if request.param == "sqlite":
-        shutil.copy(request.getfixturevalue("fresh_store"), tmp_path / "mlflow.db")
-        return f"sqlite:///{tmp_path}/mlflow.db"
-    server = request.getfixturevalue("postgres_server")
-    name = f"t{uuid.uuid4().hex}"
-    _create_database(server.url, name, "template")
-    return _database(server.url, name)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each test runs on both."""
+    return str(request.param)
+
+
+@pytest.fixture
+def new_database(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> Callable[[], str]:
+    """``new_database()``: URI of a database with MLflow's tables, of this test alone."""
+
+    def make() -> str:
+        name = f"t{uuid.uuid4().hex}"
+        if kind == "sqlite":
+            shutil.copy(request.getfixturevalue("fresh_store"), tmp_path / f"{name}.db")
+            return f"sqlite:///{tmp_path}/{name}.db"
+        server = request.getfixturevalue("postgres_server")
+        _create_database(server.url, name, "template")
+        return _database(server.url, name)
+
+    return make
+
+
+@pytest.fixture
+def database(new_database: Callable[[], str]) -> str:
+    """URI of the database under test."""
+    return new_database()
+
+
+@pytest.fixture
+def second_database(new_database: Callable[[], str]) -> str:
+    """URI of another one."""
+    return new_database()
 
 
 @pytest.fixture

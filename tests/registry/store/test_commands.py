@@ -1,0 +1,48 @@
+"""``pillsnap registry history`` and ``verify`` on a real record."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from mlflow.exceptions import MlflowException
+
+from pillsnap.cli.registry_audit import history, verify
+from pillsnap.core.errors import StoreError, TamperedError
+
+
+@pytest.fixture
+def recorded(shelf: Any, database: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    shelf.promote(shelf.judged())
+    shelf.judged(name="others")
+    with pytest.raises(MlflowException):
+        shelf.promote(shelf.judged("HOLD"))
+    return shelf
+
+
+def test_history(recorded: Any) -> None:
+    lines = CliRunner().invoke(history, [], catch_exceptions=False).output.splitlines()
+    assert "done  set champion  pills version 1 PROMOTE" in lines[1]
+    assert "refused  set champion  pills version 2" in lines[4]
+    assert "does not become champion: HOLD" in lines[5]
+    told = CliRunner().invoke(history, ["--name", "others", "--json"], catch_exceptions=False).output
+    [row] = [json.loads(line) for line in told.splitlines()]
+    assert (row["action"], row["model"], len(row["hash"])) == ("judged", "others", 64)
+
+
+def test_verify(recorded: Any) -> None:
+    said = CliRunner().invoke(verify, [], catch_exceptions=False)
+    assert (said.exit_code, said.output) == (0, "the record holds: 5 rows, every champion and challenger explained\n")
+    recorded.sql("UPDATE registered_model_aliases SET version = 2 WHERE alias = 'champion'")
+    with pytest.raises(TamperedError, match="champion of pills is version 2, the record says 1") as caught:
+        CliRunner().invoke(verify, [], catch_exceptions=False)
+    assert caught.value.exit_status == 1
+
+
+def test_a_server_does_not_show_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match="run this where the server runs"):
+        CliRunner().invoke(verify, [], catch_exceptions=False)

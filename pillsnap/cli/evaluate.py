@@ -25,7 +25,15 @@ from pillsnap.cli.progress import Progress
     help="Folder for evidence.json, the report and the pictures; a former report there is replaced.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime; by default all usable cores.")
-def evaluate(bundle: Path, manifest_dir: Path, out: Path, threads: int | None) -> None:
+@click.option(
+    "--champion", type=click.Path(path_type=Path), help="Bundle of the present champion: compared on the same images."
+)
+@click.option(
+    "--quantised", type=click.Path(path_type=Path), help="Another bundle of the same net: how often it answers alike."
+)
+def evaluate(
+    bundle: Path, manifest_dir: Path, out: Path, threads: int | None, champion: Path | None, quantised: Path | None
+) -> None:
     """Measure BUNDLE (an .onnx file) on the test split: evidence and pictures."""
     from pillsnap.core.manifest import Manifest
     from pillsnap.evaluation.evidence import evaluate as measure
@@ -34,7 +42,14 @@ def evaluate(bundle: Path, manifest_dir: Path, out: Path, threads: int | None) -
     check_folder(out)
     manifest = Manifest.load(manifest_dir)
     with Progress() as progress:
-        result = measure(bundle, manifest, threads=threads, progress=lambda n, total: progress("test images", n, total))
+        result = measure(
+            bundle,
+            manifest,
+            threads=threads,
+            progress=lambda n, total: progress("test images", n, total),
+            champion=champion,
+            quantised=quantised,
+        )
     write_report(result, manifest, out)
     click.echo(figures_table(result.evidence))
     for note in result.evidence.notes:

@@ -7,6 +7,7 @@ nothing.
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +57,7 @@ def evaluate(
     threads: int | None = None,
     progress: Progress | None = None,
     champion: Path | None = None,
+    quantised: Path | None = None,
 ) -> EvaluationResult:
     """Measure ``bundle`` on the test split of ``manifest``.
 
@@ -66,6 +68,7 @@ def evaluate(
         threads: of ONNX Runtime; by default the cores that this process may use.
         progress: called with (images done, images in all).
         champion: the bundle of the present champion, to be compared on the same images.
+        quantised: another bundle of the same checkpoint; how often it gives the same first answer.
 
     Raises:
         BundleError: not a bundle, or one that answers NaN; of the champion too.
@@ -76,33 +79,39 @@ def evaluate(
     session = PillSession.load(bundle, threads=threads)
     _check_classes(session, manifest, bundle)
     rows = manifest.split("test")
-    rival = None if champion is None else PillSession.load(champion, threads=threads)
     phone = Way(session, before=PhoneClient().prepare, every=max(1, rows.num_rows // CLIENT_IMAGES))
-    ways = [Way(session), phone] + ([] if rival is None else [Way(rival)])
-    answers = predict_ways(ways, manifest, rows, progress)
-    predictions = Predictions(rows, manifest.labels(rows), answers[0], session.metadata.retired_indices)
+    ways = {"direct": Way(session), "client": phone}
+    if champion is not None:
+        ways["champion"] = Way(PillSession.load(champion, threads=threads))
+    if quantised is not None:
+        ways["quantised"] = Way(PillSession.load(quantised, threads=threads))
+        _check_classes(ways["quantised"].session, manifest, quantised)
+    answers = dict(zip(ways, predict_ways(list(ways.values()), manifest, rows, progress), strict=True))
+    predictions = Predictions(rows, manifest.labels(rows), answers["direct"], session.metadata.retired_indices)
     photos, image = choose_photos(manifest, predictions.rows)
     latency = measure_latency(session, photos, image)
     evidence = _evidence(session, manifest, predictions, latency, run_id)
-    groups_N = rows["group"].to_pylist()
-    more = {
-        "agreements": _agreements(session, answers[0][:: phone.every], answers[1]),
-        "comparison": rival
-        and compare(predictions, session, np.asarray(answers[2].argmax(axis=1), np.int64), rival, groups_N),
-    }
+    comparison = None
+    if champion is not None:
+        theirs = np.asarray(answers["champion"].argmax(axis=1), np.int64)
+        groups_N = rows["group"].to_pylist()
+        comparison = compare(predictions, session, theirs, ways["champion"].session, groups_N)
+    more = {"agreements": _agreements(session, ways, answers), "comparison": comparison}
     return EvaluationResult(evidence.model_copy(update=more), predictions)
 
 
 def _agreements(
-    session: PillSession, direct_NK: NDArray[np.float32], phone_NK: NDArray[np.float32]
+    session: PillSession, ways: Mapping[str, Way], answers: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, Agreement]:
-    found = {
-        "client": Agreement(
-            images=len(direct_NK),
-            top1=float((direct_NK.argmax(axis=1) == phone_NK.argmax(axis=1)).mean()),
-            largest_difference=float(np.abs(direct_NK - phone_NK).max()),
-        )
-    }
+    found = {}
+    for name in ("client", "quantised"):
+        if name in answers:
+            direct_NK, other_NK = answers["direct"][:: ways[name].every], answers[name]
+            found[name] = Agreement(
+                images=len(other_NK),
+                top1=float((direct_NK.argmax(axis=1) == other_NK.argmax(axis=1)).mean()),
+                largest_difference=float(np.abs(direct_NK - other_NK).max()),
+            )
     parity = session.metadata.parity
     if parity is not None:
         found["pytorch"] = Agreement(images=parity.images, top1=parity.top1_agreement)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pillsnap.core.errors import BundleError
+from pillsnap.core.errors import BundleError, EvidenceError
 from pillsnap.evaluation.comparison import paired_difference
 from pillsnap.evaluation.evidence import evaluate
 
@@ -117,3 +117,13 @@ def test_what_else_the_evidence_holds(photos: SimpleNamespace) -> None:
     assert evidence.metrics["top1"].groups == 36
     assert set(evidence.slices["domain"]) == {"real", "studio"}
     assert evidence.worst_slices == {}, "no condition has thirty photos"
+
+
+def test_a_quantised_bundle_is_asked_too(photos: SimpleNamespace, toys: SimpleNamespace, tmp_path: Path) -> None:
+    colors = toys.toy_colors(6)
+    colors[:2] = colors[1::-1]  # takes the first two drugs for each other
+    other = toys.save_bundle(tmp_path / "int8.onnx", colors)
+    agreement = evaluate(photos.bundle, photos.manifest, quantised=other).evidence.agreements["quantised"]
+    assert (agreement.images, agreement.top1) == (36, pytest.approx(24 / 36))
+    with pytest.raises(EvidenceError, match="4 classes in the bundle"):
+        evaluate(photos.bundle, photos.manifest, quantised=toys.save_bundle(tmp_path / "x.onnx", toys.toy_colors(4)))

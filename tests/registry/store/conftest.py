@@ -212,8 +212,31 @@ def shelf(database: str, trust: TrustRoot, key: Ed25519PrivateKey, tmp_path: Pat
 
 
 @pytest.fixture
+def bad(shelf: Shelf) -> str:
+    """A version that was rejected, beside a champion and a former one."""
+    shelf.promote(shelf.judged())
+    shelf.promote(shelf.judged())
+    return shelf.judged("REJECT")
+
+
+@pytest.fixture
+def still_works(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each attack: what stands is explained by the record, and an honest version is promoted as ever."""
+    if "shelf" not in request.fixturenames:
+        yield
+        return
+    shelf = request.getfixturevalue("shelf")
+    yield
+    if shelf.store.search_registered_models():
+        version = shelf.judged()
+        shelf.promote(version)
+        assert shelf.champion() == version
+        assert shelf.problems() == []
+
+
+@pytest.fixture
 def served(
-    database: str, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: str, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_uris: None
 ) -> Iterator[Callable[..., Any]]:
     """``served(method, path, body)``: MLflow's own web application on this database, started with the plain URI."""
     from mlflow.server import (
@@ -241,6 +264,18 @@ def served(
     assert ask("GET", "/api/2.0/mlflow/registered-models/search").status_code == 200
     yield ask
     handlers._get_model_registry_store().engine.dispose()
+
+
+@pytest.fixture
+def kept_uris(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's server makes its stores those of its whole process: not of the tests after this one."""
+    from mlflow.tracking._model_registry import utils as registry
+    from mlflow.tracking._tracking_service import utils as tracking
+
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(tracking, "_tracking_uri", None)
+    monkeypatch.setattr(registry, "_registry_uri", None)
 
 
 def _open(uri: str) -> Any:

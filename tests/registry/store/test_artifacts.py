@@ -44,22 +44,18 @@ def test_a_folder_however_it_is_written(model: Path, monkeypatch: pytest.MonkeyP
         digests("mlflow-artifacts:/1/model")
 
 
-def test_the_files_of_a_run(shelf: Any, database: str, model: Path, tmp_path: Path) -> None:
-    before = mlflow.get_tracking_uri()
+def test_the_files_of_a_run(shelf: Any, database: str, model: Path, tmp_path: Path, kept_uris: None) -> None:
     mlflow.set_tracking_uri(database)
-    try:
-        client = MlflowClient(database)
-        run = client.create_run(client.create_experiment("e", (tmp_path / "runs").as_uri()))
-        client.log_artifacts(run.info.run_id, str(model), "model")
-        version = shelf.registered(f"runs:/{run.info.run_id}/model")
-        shelf.hand_in(shelf.statement(version), version)
-        shelf.promote(version)
-        assert shelf.champion() == version
-        unknown = shelf.registered(f"runs:/{'f' * 32}/model")
-        with pytest.raises(MlflowException, match="the run of its files cannot be found"):
-            shelf.promote(unknown)
-    finally:
-        mlflow.set_tracking_uri(before)
+    client = MlflowClient(database)
+    run = client.create_run(client.create_experiment("e", (tmp_path / "runs").as_uri()))
+    client.log_artifacts(run.info.run_id, str(model), "model")
+    version = shelf.registered(f"runs:/{run.info.run_id}/model")
+    shelf.hand_in(shelf.statement(version), version)
+    shelf.promote(version)
+    assert shelf.champion() == version
+    unknown = shelf.registered(f"runs:/{'f' * 32}/model")
+    with pytest.raises(MlflowException, match="the run of its files cannot be found"):
+        shelf.promote(unknown)
 
 
 def test_a_store_that_must_be_downloaded(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

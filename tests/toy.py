@@ -99,7 +99,7 @@ def save_model(path: Path, graph: onnx.GraphProto, props: dict[str, str]) -> Pat
 
 def toy_colors(classes: int) -> np.ndarray:
     if classes <= len(COLORS):
-        return COLORS[:classes]
+        return COLORS[:classes].copy()
     return np.random.default_rng(1).integers(30, 226, (classes, 3)).astype(np.float32)
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import requests
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
-from pillsnap.core.files import sha256_file, sha256_tree
+from pillsnap.core.files import sha256_file, sha256_files, sha256_json
 from pillsnap.gate.decision import Verdict
 from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, Statement, seal
 from pillsnap.gate.keys import generate, load_private_key
@@ -136,7 +136,7 @@ class Bench:
 
     def __init__(self, gated: Server, plain: Server, model: Path, trust: TrustRoot, key: Path) -> None:
         self.gated, self.plain, self.trust, self.key = gated, plain, trust, load_private_key(key)
-        self.sha256, self.tree = sha256_file(model / "model.onnx"), sha256_tree(model)
+        self.sha256, self.tree = sha256_file(model / "model.onnx"), sha256_json(sha256_files(model))
         self.champion: ChampionRef | None = None
 
     def version(self, server: Server) -> tuple[str, int]:

@@ -111,6 +111,28 @@ def policy_option(command: _Command) -> _Command:
     )(command)
 
 
+def gates_options(command: _Command) -> _Command:
+    """``--manifest`` and ``--key`` of the gate at work."""
+    options = (
+        click.option(
+            "--manifest",
+            "manifest_dir",
+            type=click.Path(path_type=Path),
+            required=True,
+            help="Folder of the gate's own manifest, whose test split is answered.",
+        ),
+        click.option(
+            "--key",
+            "key_file",
+            type=click.Path(path_type=Path),
+            help="The gate's private key; by default the one that `keygen` makes by default.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def name_option(command: _Command) -> _Command:
     """``--name`` of a registered model."""
     return click.option("--name", default="pillsnap", show_default=True, help="Name of the registered model.")(command)

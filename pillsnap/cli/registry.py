@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pillsnap.cli.keys import keygen, keys
-from pillsnap.cli.options import name_option
+from pillsnap.cli.options import gates_options, name_option
 from pillsnap.cli.registry_audit import history, verify
 from pillsnap.cli.registry_server import gate_service, server, users
 
@@ -48,19 +48,7 @@ def submit(version: str, name: str) -> None:
 @registry.command()
 @click.argument("version")
 @name_option
-@click.option(
-    "--manifest",
-    "manifest_dir",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder of the gate's own manifest, whose test split is answered.",
-)
-@click.option(
-    "--key",
-    "key_file",
-    type=click.Path(path_type=Path),
-    help="The gate's private key; by default the one that `keygen` makes by default.",
-)
+@gates_options
 @click.option("--again", is_flag=True, help="Measure anew, also where the word that stands still holds.")
 def judge(version: str, name: str, manifest_dir: Path, key_file: Path | None, again: bool) -> None:
     """Measure VERSION (a number, or latest), decide and sign: PROMOTE ends with 0, HOLD and REJECT with 1."""

@@ -9,6 +9,8 @@ from types import FrameType
 
 import click
 
+from pillsnap.cli.options import gates_options
+
 _HOME = click.option(
     "--home",
     "home_dir",
@@ -122,14 +124,7 @@ def remove(name: str, home_dir: Path) -> None:
 
 
 @click.command("gate-service")
-@click.option(
-    "--manifest",
-    "manifest_dir",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder of the gate's own manifest, whose test split is answered.",
-)
-@click.option("--key", "key_file", type=click.Path(path_type=Path), help="The gate's private key.")
+@gates_options
 @click.option("--poll", "poll_s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Seconds.")
 @click.option("--once", is_flag=True, help="Judge what waits now, then end.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the webhook.")

@@ -45,15 +45,6 @@ def sha256_file(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def sha256_tree(folder: Path, leave_out: Collection[str] = ()) -> str:
-    """sha256 (hex) over the names and bytes of all files under a folder, but for those named in ``leave_out``.
-
-    Raises:
-        DataError: see `sha256_files`.
-    """
-    return sha256_json(sha256_files(folder, leave_out))
-
-
 def sha256_files(folder: Path, leave_out: Collection[str] = ()) -> dict[str, str]:
     """Name (POSIX, relative) → sha256 (hex) of all files under a folder, but for those named in ``leave_out``.
 

@@ -10,11 +10,11 @@ import html
 
 from pillsnap.core.bundle import BundleMetadata
 from pillsnap.core.evidence import Evidence, Metric
+from pillsnap.evaluation.metrics import SHARE_NAMES, interval_of
 from pillsnap.gate.decision import Decision
 
 LONGEST = 5000
 """Characters of a version's description that MLflow's page shows."""
-_SHARES = {"top1": "Top-1", "top5": "Top-5", "real_top1": "Top-1, real photos", "studio_top1": "Top-1, studio pictures"}
 
 
 def model_card(
@@ -56,7 +56,7 @@ def _what(evidence: Evidence, metadata: BundleMetadata) -> str:
 
 def _figures(evidence: Evidence) -> str:
     rows = ["| | measured | 95 % interval over sittings | images |", "|---|---|---|---|"]
-    for key, label in _SHARES.items():
+    for key, label in SHARE_NAMES.items():
         metric = evidence.metrics.get(key)
         if metric is not None:
             rows.append(f"| {label} | **{metric.value:.1%}** | {_interval(metric)} | {metric.images} |")
@@ -75,9 +75,9 @@ def _figures(evidence: Evidence) -> str:
     if evidence.comparison is not None:
         for name, paired in evidence.comparison.metrics.items():
             span = f"{paired.low * 100:+.1f} to {paired.high * 100:+.1f}"
+            difference = f"{paired.difference * 100:+.1f} points"
             rows.append(
-                f"| {_SHARES.get(name, name)} against the champion | {paired.difference * 100:+.1f} points | {span} | "
-                f"{paired.images} |"
+                f"| {SHARE_NAMES.get(name, name)} against the champion | {difference} | {span} | {paired.images} |"
             )
     return "\n".join(rows)
 
@@ -111,5 +111,5 @@ def _origin(evidence: Evidence, metadata: BundleMetadata, decision: Decision | N
 
 
 def _interval(metric: Metric) -> str:
-    low, high = (metric.low, metric.high) if metric.group_low is None else (metric.group_low, metric.group_high)
-    return "" if low is None or high is None else f"{low:.1%} to {high:.1%}"
+    found = interval_of(metric)
+    return "" if found is None else f"{found[0]:.1%} to {found[1]:.1%}"

@@ -20,6 +20,7 @@ from scipy.special import softmax
 
 import pillsnap
 from pillsnap.clients.phone import PhoneClient
+from pillsnap.core.bundle import BundleMetadata
 from pillsnap.core.errors import EvidenceError
 from pillsnap.core.evidence import Agreement, ClassResult, Evidence, Latency, Metric
 from pillsnap.core.manifest import Manifest
@@ -47,6 +48,8 @@ class EvaluationResult:
 
     evidence: Evidence
     predictions: Predictions
+    metadata: BundleMetadata
+    """Of the bundle."""
 
 
 def evaluate(
@@ -97,7 +100,7 @@ def evaluate(
         groups_N = rows["group"].to_pylist()
         comparison = compare(predictions, session, theirs, ways["champion"].session, groups_N)
     more = {"agreements": _agreements(session, ways, answers), "comparison": comparison}
-    return EvaluationResult(evidence.model_copy(update=more), predictions)
+    return EvaluationResult(evidence.model_copy(update=more), predictions, session.metadata)
 
 
 def _agreements(
@@ -154,7 +157,7 @@ def _evidence(
     groups_N = predictions.rows["group"].to_pylist()
     figures = metrics.top_metrics(predictions.ranks_N, real_N, groups_N)
     slices = _slices(predictions, right_N, real_N, groups_N)
-    bins = metrics.reliability(predictions.confidences_N, right_N)
+    ece = metrics.expected_calibration_error(metrics.reliability(predictions.confidences_N, right_N))
     return Evidence(
         bundle_sha256=session.sha256,
         manifest_hash=manifest.hash,
@@ -165,12 +168,12 @@ def _evidence(
             "latency_p50_ms": Metric(value=latency.p50_ms),
             "latency_p95_ms": Metric(value=latency.p95_ms),
             "size_mb": Metric(value=session.size_bytes / 1e6),
-            "ece": Metric(value=metrics.expected_calibration_error(bins), images=len(labels_N)),
+            "ece": Metric(value=ece, images=len(labels_N)),
         },
         slices=slices,
         worst_slices=metrics.worst_slices(slices, ENOUGH_IN_SLICE),
         look_alikes=metrics.look_alikes(counts_KK, kcodes),
-        calibration=_calibration(session, predictions, right_N),
+        calibration=_calibration(session, predictions, right_N, ece),
         manifest_date=str(manifest.summary.get("date", "")),
         code=_code(),
         classes=classes,
@@ -193,16 +196,17 @@ def _slices(
     return {name: values for name, values in found.items() if values}
 
 
-def _calibration(session: PillSession, predictions: Predictions, right_N: metrics.Bools) -> dict[str, float]:
+def _calibration(
+    session: PillSession, predictions: Predictions, right_N: metrics.Bools, ece: float
+) -> dict[str, float]:
     """The error of the confidences with the temperature of the bundle, and as it would be without (at 1)."""
     temperature = session.metadata.temperature
     log_NK = np.log(np.maximum(predictions.probabilities_NK.astype(np.float64), 1e-38)) * temperature
     raw_NK = softmax(log_NK, axis=1)
     raw = metrics.reliability(raw_NK.max(axis=1).astype(np.float32), right_N)
-    bins = metrics.reliability(predictions.confidences_N, right_N)
     return {
         "temperature": temperature,
-        "ece": metrics.expected_calibration_error(bins),
+        "ece": ece,
         "ece_uncalibrated": metrics.expected_calibration_error(raw),
     }
 

@@ -21,6 +21,7 @@ from pillsnap.core.evidence import ClassResult, Evidence, Metric
 from pillsnap.core.manifest import Manifest
 from pillsnap.evaluation import metrics
 from pillsnap.evaluation.examples import example_of, mistakes_in_order, thumbnails
+from pillsnap.evaluation.metrics import SHARE_NAMES, interval_of
 from pillsnap.evaluation.predict import Predictions
 
 HTML_FILE = "report.html"
@@ -28,12 +29,6 @@ THUMB_PX = 144
 MISTAKES_SHOWN = 24
 CLASSES_SHOWN = 12
 THUMBS_PER_CLASS = 6
-SHARES = {
-    "top1": "Top-1",
-    "top5": "Top-5",
-    "real_top1": "Top-1, real photos",
-    "studio_top1": "Top-1, studio pictures",
-}
 WAYS = {
     "pytorch": "PyTorch, before the export",
     "client": "the phone's way: crop, 512 px, JPEG",
@@ -97,9 +92,9 @@ def html_report(evidence: Evidence, predictions: Predictions, manifest: Manifest
     return environment.get_template("report.html").render(
         evidence=evidence,
         summary=manifest.summary,
-        shares={label: evidence.metrics[name] for name, label in SHARES.items() if name in evidence.metrics},
-        unmeasured=[label for name, label in SHARES.items() if name not in evidence.metrics],
-        share_names=SHARES,
+        shares={label: evidence.metrics[name] for name, label in SHARE_NAMES.items() if name in evidence.metrics},
+        unmeasured=[label for name, label in SHARE_NAMES.items() if name not in evidence.metrics],
+        share_names=SHARE_NAMES,
         names={drug.kcode: drug.drug_name for drug in manifest.catalog.drugs},
         ways=WAYS,
         value_name=value_name,
@@ -113,15 +108,8 @@ def html_report(evidence: Evidence, predictions: Predictions, manifest: Manifest
     )
 
 
-def interval_of(metric: Metric) -> tuple[float, float] | None:
-    """The interval that is drawn: over sittings where it was measured, else Wilson's."""
-    if metric.group_low is not None and metric.group_high is not None:
-        return metric.group_low, metric.group_high
-    return None if metric.low is None or metric.high is None else (metric.low, metric.high)
-
-
 def interval_text(metric: Metric) -> str:
-    """The same in words; empty where there is none."""
+    """The interval in words; empty where there is none."""
     found = interval_of(metric)
     return "" if found is None else f"{found[0] * 100:.1f}–{found[1] * 100:.1f} %"
 

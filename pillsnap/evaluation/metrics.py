@@ -21,6 +21,13 @@ from pillsnap.evaluation.bootstrap import mean_interval
 FAILURE_BELOW = 0.70
 """A class with a lower top-1 is listed as a failure (specification, part D)."""
 ECE_BINS = 15
+SHARE_NAMES = {
+    "top1": "Top-1",
+    "top5": "Top-5",
+    "real_top1": "Top-1, real photos",
+    "studio_top1": "Top-1, studio pictures",
+}
+"""What people call the shares of the evidence."""
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
@@ -35,6 +42,13 @@ class ReliabilityBin:
     confidence: float
     """Mean confidence."""
     accuracy: float
+
+
+def interval_of(metric: Metric) -> tuple[float, float] | None:
+    """The interval that is shown: over sittings where it was measured, else Wilson's."""
+    if metric.group_low is not None and metric.group_high is not None:
+        return metric.group_low, metric.group_high
+    return None if metric.low is None or metric.high is None else (metric.low, metric.high)
 
 
 def true_ranks(labels_N: Ints, probabilities_NK: NDArray[np.float32], retired: Sequence[int] = ()) -> Ints:
@@ -122,9 +136,7 @@ def failures(classes: Sequence[ClassResult]) -> tuple[str, ...]:
 def slice_shares(right_N: Bools, values_N: Sequence[Any], groups_N: Sequence[str] | None = None) -> dict[str, Metric]:
     """Top-1 per value of one condition, in the order of the values; unknown values (None) are left out."""
     found = {}
-    for value in sorted(
-        {value for value in values_N if value is not None}, key=lambda value: (str(type(value)), value)
-    ):
+    for value in sorted({value for value in values_N if value is not None}):
         among_N = np.asarray([other == value for other in values_N], np.bool_)
         found[str(value)] = share(right_N[among_N], _among(groups_N, among_N))
     return {value: metric for value, metric in found.items() if metric is not None}

@@ -19,12 +19,12 @@ from pillsnap.core.evidence import Evidence, Metric
 from pillsnap.core.manifest import Manifest
 from pillsnap.evaluation.evidence import EvaluationResult
 from pillsnap.evaluation.html_report import HTML_FILE, html_report
+from pillsnap.evaluation.metrics import SHARE_NAMES
 from pillsnap.evaluation.pictures import draw_all
 
 EVIDENCE_FILE = "evidence.json"
 PREDICTIONS_FILE = "predictions.parquet"
 REPORT_FILE = "report.md"
-_SHARES = {"top1": "Top-1", "top5": "Top-5", "real_top1": "Top-1, real photos", "studio_top1": "Top-1, studio pictures"}
 _WORST_CONFUSIONS = 15
 
 
@@ -61,7 +61,7 @@ def check_folder(folder: Path) -> None:
 
 def figures_table(evidence: Evidence) -> str:
     """The main figures as plain text, a line each."""
-    lines = [f"{label:<24}{_describe_share(evidence.metrics.get(name))}" for name, label in _SHARES.items()]
+    lines = [f"{label:<24}{_describe_share(evidence.metrics.get(name))}" for name, label in SHARE_NAMES.items()]
     timed = evidence.latency
     lines.append(f"{'Latency p50 / p95':<24}{timed.p50_ms:.1f} / {timed.p95_ms:.1f} ms ({timed.threads} threads)")
     lines.append(f"{'Size':<24}{evidence.metrics['size_mb'].value:.1f} MB")
@@ -102,7 +102,7 @@ def _interval(metric: Metric) -> str:
 
 def _figure_rows(evidence: Evidence) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    for name, label in _SHARES.items():
+    for name, label in SHARE_NAMES.items():
         metric = evidence.metrics.get(name)
         if metric is None:
             rows.append((label, "not measured", "", "0"))

@@ -47,6 +47,17 @@ class Terms:
     """The champion of now, with the digest that its statement was signed for."""
 
 
+def facts_of(statement: Statement) -> VersionFacts:
+    """The version and the files that a statement is about."""
+    return VersionFacts(
+        name=statement.model_name,
+        version=statement.model_version,
+        created_at_ms=statement.created_at_ms,
+        bundle_sha256=statement.bundle_sha256,
+        artifact_sha256=statement.artifact_sha256,
+    )
+
+
 def check_bound(statement: Statement, facts: VersionFacts) -> None:
     """The statement is about this very version and these very bytes. Raises GateRefusedError."""
     what = f"{facts.name} version {facts.version}"

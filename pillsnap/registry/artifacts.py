@@ -22,9 +22,8 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import validate_path_is_safe
 
 from pillsnap.core.errors import DataError, GateRefusedError, PillSnapError
-from pillsnap.core.files import sha256_files, sha256_json
 from pillsnap.inference.session import LARGEST_BUNDLE
-from pillsnap.tracking.models import ADDED_BY_DOWNLOAD, MODEL_FILE
+from pillsnap.tracking.models import MODEL_FILE, model_digests
 
 _DESTINATION = "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
 """Where MLflow's server keeps what it serves under ``mlflow-artifacts:``; it tells its workers by this variable."""
@@ -46,8 +45,7 @@ def digests(location: str) -> tuple[str, str]:
             raise GateRefusedError(f"its files hold no {MODEL_FILE}: only a PillSnap bundle can be judged and promoted")
         try:
             _check_size(folder)
-            found = sha256_files(folder, leave_out={ADDED_BY_DOWNLOAD})  # each once: this is most of the time it takes
-            return found[MODEL_FILE], sha256_json(found)
+            return model_digests(folder)
         except (DataError, OSError) as error:
             raise GateRefusedError(f"its files cannot be hashed: {error}") from error
 

@@ -22,20 +22,19 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 import pillsnap
-from pillsnap.core.bundle import BundleMetadata
 from pillsnap.core.errors import BundleError, EvidenceError, GateRefusedError, StoreError, TamperedError
 from pillsnap.core.files import sha256_bytes, sha256_file
 from pillsnap.core.manifest import Manifest
 from pillsnap.evaluation.card import model_card, plain
 from pillsnap.evaluation.evidence import EvaluationResult, evaluate
 from pillsnap.evaluation.report import EVIDENCE_FILE, write_report
-from pillsnap.gate.admission import CANDIDATE, CHAMPION, VersionFacts, check_bound
+from pillsnap.gate.admission import CANDIDATE, CHAMPION, VersionFacts, facts_of
 from pillsnap.gate.decision import Decision, Verdict, decide
 from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, Statement, seal
 from pillsnap.gate.keys import KeyRing
 from pillsnap.gate.policy import Policy
 from pillsnap.gate.trust import TrustRoot
-from pillsnap.inference.session import PillSession, usable_cores
+from pillsnap.inference.session import usable_cores
 from pillsnap.registry.champion import proven_files
 from pillsnap.registry.versions import (
     aliased_version,
@@ -67,25 +66,18 @@ class _Case:
     champion: ChampionRef | None
 
     def is_settled_by(self, statement: Statement) -> bool:
-        facts = self.facts
         return (
-            (statement.model_name, statement.model_version) == (facts.name, facts.version)
-            and statement.created_at_ms == facts.created_at_ms
-            and statement.bundle_sha256 == facts.bundle_sha256
-            and statement.artifact_sha256 == facts.artifact_sha256
+            facts_of(statement) == self.facts
             and statement.manifest_hash == self.manifest.hash
             and statement.policy_sha256 == self.policy.sha256
             # what misses a minimum misses it beside any champion: old candidates are not measured again at each change
             and (statement.champion == self.champion or statement.verdict == Verdict.REJECT)
-            and (
-                self.policy.decision_max_age is None
-                or datetime.now(UTC) - statement.issued_at < self.policy.decision_max_age
-            )
+            and not self._is_old(statement)
         )
 
     def _is_old(self, statement: Statement) -> bool:
         most = self.policy.decision_max_age
-        return most is not None and datetime.now(UTC) - statement.issued_at > most
+        return most is not None and datetime.now(UTC) - statement.issued_at >= most
 
 
 def judge(
@@ -157,7 +149,6 @@ class _Measured:
     """What came out: a result and the decision on it, or why nothing could be measured."""
 
     result: EvaluationResult | None
-    metadata: BundleMetadata | None
     decision: Decision | None
     problem: str = ""
 
@@ -194,20 +185,14 @@ def _word_before(entry: ModelVersion, ring: KeyRing) -> Statement | None:
 
 def _is_kept(client: MlflowClient, before: Statement, facts: VersionFacts) -> bool:
     """A version that was champion keeps the word that made it so: going back to it needs no new one."""
-    if before.verdict != Verdict.PROMOTE or facts.version not in former_champions(client, facts.name):
-        return False
-    try:
-        check_bound(before, facts)
-    except GateRefusedError:
-        return False
-    return True
+    is_proof = before.verdict == Verdict.PROMOTE and facts_of(before) == facts
+    return is_proof and facts.version in former_champions(client, facts.name)
 
 
 def _measure(
     case: _Case, bundle: Path, champion_bundle: Path | None, run_id: str, progress: Progress | None
 ) -> _Measured:
     try:
-        metadata = PillSession.load(bundle).metadata
         result = evaluate(
             bundle,
             case.manifest,
@@ -220,16 +205,16 @@ def _measure(
         told = (
             str(error).replace(str(bundle), "the model's file").replace(str(case.manifest.root), "the gate's manifest")
         )
-        return _Measured(None, None, None, told)
+        return _Measured(None, None, told)
     decision = decide(
         result.evidence,
         case.policy,
         bundle_sha256=case.facts.bundle_sha256,
         manifest_hash=case.manifest.hash,
-        trained_on=metadata.provenance.manifest_hash,
+        trained_on=result.metadata.provenance.manifest_hash,
         champion_sha256=case.champion.bundle_sha256 if case.champion else None,
     )
-    return _Measured(result, metadata, decision)
+    return _Measured(result, decision)
 
 
 def _state(case: _Case, measured: _Measured, before: Statement | None, run_id: str, report: Path | None) -> Statement:
@@ -279,11 +264,11 @@ def _describe(measured: _Measured, statement: Statement, run: TrackedRun) -> str
     """What the UI shows at the version: verdict, figures and reasons, then the model card."""
     where = f"#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts"
     signed = f"Signed {statement.issued_at:%Y-%m-%d %H:%M} UTC. [Evidence, report with pictures]({where})"
-    if measured.result is None or measured.metadata is None:
+    if measured.result is None:
         return f"**Gate: {statement.verdict}**\n\n- {plain(statement.reasons[0])}\n\n{signed}\n"
     card = model_card(
         measured.result.evidence,
-        measured.metadata,
+        measured.result.metadata,
         measured.decision,
         name=statement.model_name,
         version=statement.model_version,

@@ -11,14 +11,14 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from pillsnap.core.errors import StoreError
 from pillsnap.gate.admission import NEEDED
 from pillsnap.registry.rules import STAGES
-from pillsnap.registry.store import SCHEME, gated_store
-from pillsnap.tracking.store import registry_uri, store_errors, tracking_uri, without_password
+from pillsnap.registry.store import gated_store
+from pillsnap.tracking.store import GATED, registry_uri, store_errors, tracking_uri, without_password
 
 
 def open_registry() -> SqlAlchemyStore:
     """The store behind MLFLOW_TRACKING_URI. Raises StoreError: that is a server, or cannot be used."""
     uri = registry_uri(tracking_uri())
-    if not uri.startswith(SCHEME):
+    if not uri.startswith(GATED):
         raise StoreError(
             f"the record lies in the registry's database, and {without_password(uri)} is none: run this where the "
             "server runs, with MLFLOW_TRACKING_URI set to its --backend-store-uri"

@@ -6,7 +6,9 @@ the champion.
 
 from __future__ import annotations
 
+import json
 import unicodedata
+from collections.abc import Mapping
 from enum import StrEnum
 
 from pillsnap.core.errors import GateRefusedError
@@ -96,6 +98,11 @@ METHODS: dict[str, Kind] = {
     "update_webhook": Kind.PLAIN,
 }
 """Every public method of MLflow's store. A test fails where an MLflow has another one."""
+
+
+def former_champions_in(tags: Mapping[str, str]) -> list[str]:
+    """Versions that were champion, the newest first, by a registered model's tags. Raises ValueError: a broken tag."""
+    return [str(version) for version in json.loads(tags.get(FORMER_CHAMPIONS_TAG, "[]"))]
 
 
 def skeleton(name: str) -> str:

@@ -30,8 +30,8 @@ from pillsnap.gate.trust import VARIABLE as TRUST_ROOT
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.registry.actor import VARIABLE as ROLES_FILE
 from pillsnap.registry.actor import Role, Roles
-from pillsnap.registry.store import SCHEME, gated_store
-from pillsnap.tracking.store import store_errors
+from pillsnap.registry.store import gated_store
+from pillsnap.tracking.store import GATED, store_errors
 
 ADMIN = "admin"
 WEBHOOK_NAME = "pillsnap-gate"
@@ -138,7 +138,7 @@ def check(settings: ServerSettings) -> None:
     Roles.load(settings.trust.roles_file)
     scheme = urlsplit(settings.database).scheme
     offered = {entry.name for entry in entry_points(group="mlflow.model_registry_store")}
-    if not {f"{SCHEME}{scheme}", scheme} <= offered:
+    if not {f"{GATED}{scheme}", scheme} <= offered:
         raise ConfigError(
             f"the gated registry is not installed for {scheme}: (MLflow finds it by the package's entry points). "
             "Install PillSnap into this environment with: pip install ."
@@ -167,13 +167,13 @@ def start(settings: ServerSettings) -> subprocess.Popen[bytes]:
     environment.pop("MLFLOW_TRACKING_URI", None)
     environment.pop("MLFLOW_REGISTRY_URI", None)
     with _environment(environment), store_errors():
-        store = gated_store(SCHEME + settings.database)  # one process makes the tables, before the workers come
+        store = gated_store(GATED + settings.database)  # one process makes the tables, before the workers come
         _tell_gate(store, settings)
         store.engine.dispose()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"),
         *("--host", settings.host, "--port", str(settings.port), "--workers", str(settings.workers)),
-        *("--backend-store-uri", settings.database, "--registry-store-uri", SCHEME + settings.database),
+        *("--backend-store-uri", settings.database, "--registry-store-uri", GATED + settings.database),
         *("--artifacts-destination", settings.artifacts, "--serve-artifacts"),
     ]
     if settings.allowed_hosts:

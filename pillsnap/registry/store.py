@@ -44,11 +44,12 @@ from pillsnap.registry.rules import (
     STAGES,
     TAG_PREFIX,
     check_free_tag,
+    former_champions_in,
     guarded_alias,
     is_gates_tag,
 )
+from pillsnap.tracking.store import GATED
 
-SCHEME = "gated+"
 _SUPPORTED = {"sqlite", "postgresql"}
 
 
@@ -58,7 +59,7 @@ def gated_store(store_uri: str, tracking_uri: str | None = None) -> SqlAlchemySt
     Raises:
         MlflowException: a database that the gate does not support.
     """
-    uri = store_uri.removeprefix(SCHEME)
+    uri = store_uri.removeprefix(GATED)
     if uri.split("://")[0].split("+")[0] not in _SUPPORTED:
         raise MlflowException.invalid_parameter_value(
             f"the gate's registry runs on {' and '.join(sorted(_SUPPORTED))}, not on {uri.split('://')[0]}"
@@ -324,9 +325,7 @@ class _Gate(SqlAlchemyStore):
         return ""
 
     def _former_champions(self, name: str) -> list[str]:
-        tags = self.get_registered_model(name).tags
-        found: list[str] = json.loads(tags.get(FORMER_CHAMPIONS_TAG, "[]"))
-        return found
+        return former_champions_in(self.get_registered_model(name).tags)
 
     def _remember_champion(self, session: Session, name: str, version: str) -> None:
         former = [version, *(entry for entry in self._former_champions(name) if entry != version)]

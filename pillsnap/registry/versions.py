@@ -6,7 +6,6 @@ key has signed, and only for the very files that were downloaded.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,15 +16,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import ConfigError, GateRefusedError, StoreError, TamperedError
-from pillsnap.core.files import sha256_file
-from pillsnap.gate.admission import CHALLENGER, CHAMPION, VersionFacts
+from pillsnap.gate.admission import NEEDED, VersionFacts
 from pillsnap.gate.envelope import ENVELOPE_TAG, Statement, open_envelope
 from pillsnap.gate.keys import KeyRing
-from pillsnap.registry.rules import FORMER_CHAMPIONS_TAG
-from pillsnap.tracking.models import MODEL_URI_TAG, fetched_model
+from pillsnap.registry.rules import FORMER_CHAMPIONS_TAG, former_champions_in
+from pillsnap.tracking.models import MODEL_URI_TAG, fetched_model, model_digests
 from pillsnap.tracking.store import connect, store_errors
 
-ALIASES = (CHAMPION, CHALLENGER)
+ALIASES = tuple(NEEDED)
 _NOT_JUDGED = (
     "**The gate has not judged this version yet.** To ask for it, give it the alias or the tag `candidate`.\n\n"
     "What the training run itself says (run `{run_id}`), which counts for nothing here:\n\n{figures}\n"
@@ -78,12 +76,13 @@ def version_files(entry: ModelVersion) -> Iterator[VersionFiles]:
         DataError: there is a link among them.
     """
     with fetched_model(f"models:/{entry.name}/{entry.version}") as model:
+        bundle_sha256, artifact_sha256 = model_digests(model.folder)
         facts = VersionFacts(
             name=entry.name,
             version=str(entry.version),
             created_at_ms=int(entry.creation_timestamp),
-            bundle_sha256=sha256_file(model.bundle),
-            artifact_sha256=model.artifact_sha256(),
+            bundle_sha256=bundle_sha256,
+            artifact_sha256=artifact_sha256,
         )
         yield VersionFiles(model.bundle, facts)
 
@@ -156,7 +155,7 @@ def former_champions(client: MlflowClient, name: str) -> list[str]:
     with store_errors():
         tags = client.get_registered_model(check_name(name)).tags
     try:
-        return [str(version) for version in json.loads(tags.get(FORMER_CHAMPIONS_TAG, "[]"))]
+        return former_champions_in(tags)
     except ValueError as error:
         raise StoreError(
             f"{name}: its tag {FORMER_CHAMPIONS_TAG} cannot be read; see: pillsnap registry history"

@@ -22,7 +22,7 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 
 from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES, BundleMetadata
 from pillsnap.core.errors import BundleError, StoreError
-from pillsnap.core.files import sha256_file, sha256_tree
+from pillsnap.core.files import sha256_file, sha256_files, sha256_json
 from pillsnap.tracking.store import connect, store_errors
 
 MODEL_NAME = "bundle"
@@ -104,9 +104,15 @@ class FetchedModel:
     folder: Path
     bundle: Path
 
-    def artifact_sha256(self) -> str:
-        """Digest of all its files. Raises DataError: a link among them."""
-        return sha256_tree(self.folder, leave_out={ADDED_BY_DOWNLOAD})
+
+def model_digests(folder: Path) -> tuple[str, str]:
+    """(sha256 of model.onnx, sha256 over all files) of an MLflow model's folder that holds one; each file is read once.
+
+    Raises:
+        DataError: a file cannot be read, or is a link.
+    """
+    found = sha256_files(folder, leave_out={ADDED_BY_DOWNLOAD})
+    return found[MODEL_FILE], sha256_json(found)
 
 
 @contextlib.contextmanager

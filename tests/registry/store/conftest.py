@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mlflow.entities.model_registry import ModelVersionTag
 from mlflow.exceptions import MlflowException
 
-from pillsnap.core.files import sha256_file, sha256_tree
+from pillsnap.core.files import sha256_file, sha256_files, sha256_json
 from pillsnap.gate.decision import Verdict
 from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, Statement, open_envelope, seal
 from pillsnap.gate.keys import generate, load_private_key
@@ -88,7 +88,7 @@ class Shelf:
             "model_version": str(entry.version),
             "created_at_ms": entry.creation_timestamp,
             "bundle_sha256": sha256_file(files / "model.onnx"),
-            "artifact_sha256": sha256_tree(files),
+            "artifact_sha256": sha256_json(sha256_files(files)),
             "manifest_hash": "a" * 64,
             "policy_sha256": self.trust.policy().sha256,
             "evidence_sha256": "e" * 64,

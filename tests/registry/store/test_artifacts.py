@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import GateRefusedError
-from pillsnap.core.files import sha256_file, sha256_tree
+from pillsnap.core.files import sha256_file, sha256_files, sha256_json
 from pillsnap.registry import artifacts
 from pillsnap.registry.artifacts import digests
 
@@ -27,7 +27,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_a_folder_however_it_is_written(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    wanted = (sha256_file(model / "model.onnx"), sha256_tree(model))
+    wanted = (sha256_file(model / "model.onnx"), sha256_json(sha256_files(model)))
     for destination in ((tmp_path / "destination").as_uri(), str(tmp_path / "destination") + "/"):
         monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_DESTINATION", destination)
         for location in (
@@ -72,7 +72,7 @@ def test_a_store_that_must_be_downloaded(model: Path, monkeypatch: pytest.Monkey
 
     repository = SimpleNamespace(list_artifacts=listed, download_artifacts=lambda path, folder: str(model))
     monkeypatch.setattr(artifacts, "get_artifact_repository", lambda uri: repository)
-    assert digests("s3://bucket/model") == (sha256_file(model / "model.onnx"), sha256_tree(model))
+    assert digests("s3://bucket/model") == (sha256_file(model / "model.onnx"), sha256_json(sha256_files(model)))
 
     def broken(*_: Any) -> str:
         raise RuntimeError("no credentials")

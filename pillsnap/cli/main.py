@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "gate": ("pillsnap.cli.gate", "gate", "Judge evidence by the policy: PROMOTE, HOLD or REJECT."),
     "registry": ("pillsnap.cli.registry", "registry", "Register model versions and promote them through the gate."),
     "tracking": ("pillsnap.cli.tracking", "tracking", "Send to MLflow what runs could not send in an outage."),
+    "serve": ("pillsnap.cli.serve", "serve", "Answer photos over HTTP with the champion, and follow it."),
     "identify": ("pillsnap.cli.identify", "identify", "Name the pill on a photo with the champion."),
     "doctor": ("pillsnap.cli.doctor", "doctor", "Say what is installed, which device and stores there are."),
 }

@@ -105,9 +105,13 @@ class ImageValidator:
             width=width,
             height=height,
             size_kb=round(len(data) / 1024, 3),
-            warnings=tuple(_remarks(header, name)) if header else (),
+            warnings=self.remarks(header, name) if header else (),
             refusals=refusals,
         )
+
+    def remarks(self, header: ImageHeader, name: str | None = None) -> tuple[Finding, ...]:
+        """The warnings alone, for who decodes the photo anyway; ``header`` and ``name`` as in `validate`."""
+        return tuple(_remarks(header, name))
 
     def pass_through(self, data: bytes, name: str | None = None) -> bytes:
         """The very same bytes object, when the photo is fit to be passed on.

@@ -1,0 +1,97 @@
+"""A thread that keeps the slot at what the registry says: loads and warms the new model, then switches.
+
+Fails towards what was proven: a registry that is away, a champion that does not verify, a bundle that cannot be loaded
+leave the present model in place, raise an alarm in the metrics, and are looked at again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+
+from pillsnap.core.errors import PillSnapError, StoreError
+from pillsnap.serving.metrics import Metrics
+from pillsnap.serving.slot import Slot
+from pillsnap.serving.sources import ModelSource
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How things stand between this server and its source."""
+
+    source_up: bool
+    refused: str | None
+    """Why what the source names is not served; for the log and ``/readyz``, in one word: see `Follower`."""
+
+
+class Follower:
+    """Looks once, then every ``poll_s`` in a thread of its own.
+
+    ``standing.refused`` is ``not_proven`` or ``not_loadable``: the whole sentence, which may name paths, is logged.
+    """
+
+    def __init__(self, slot: Slot, source: ModelSource, poll_s: float, metrics: Metrics) -> None:
+        self.slot = slot
+        self.source = source
+        self.poll_s = poll_s
+        self.metrics = metrics
+        self.standing = Standing(source_up=True, refused=None)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
+        self._said: str | None = None
+
+    def start(self) -> None:
+        """Look now, and go on in the background."""
+        self.look()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; a look that is under way ends first."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=30)
+
+    def look(self) -> None:
+        """One look. Raises nothing."""
+        try:
+            model = self.source.look(self.slot.model)
+        except StoreError as error:
+            self._stand(Standing(source_up=False, refused=None), error)
+            if self.slot.model is None and (model := self.source.kept()) is not None:
+                self.slot.model = model
+                self.metrics.loaded(model)
+                _log.warning("serving the kept copy of %s", model.title)
+            return
+        except PillSnapError as error:
+            word = "not_loadable" if type(error).__name__ == "BundleError" else "not_proven"
+            self._stand(Standing(source_up=True, refused=word), error)
+            return
+        except Exception as error:  # a thread that dies would leave an old model in place for ever, unseen
+            _log.exception("looking for the model failed")
+            self._stand(Standing(source_up=False, refused=None), error)
+            return
+        self._stand(Standing(source_up=True, refused=None), None)
+        if model is not None:
+            former = self.slot.model
+            self.slot.model = model  # one assignment: between two requests
+            self.metrics.loaded(model)
+            was = "" if former is None else f"; before: {former.title}"
+            _log.info("serving %s, sha256 %s%s", model.title, model.session.sha256[:12], was)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self.poll_s):
+            self.look()
+
+    def _stand(self, standing: Standing, error: Exception | None) -> None:
+        self.standing = standing
+        self.metrics.stands(source_up=standing.source_up, refused=standing.refused is not None)
+        said = None if error is None else str(error)
+        if said != self._said:
+            if said is not None:
+                _log.warning("the present model stays: %s", said)
+            else:
+                _log.info("the registry answers, and its model is the one that is served")
+        self._said = said

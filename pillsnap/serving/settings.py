@@ -1,0 +1,75 @@
+"""How a server is run: values, and how they travel to worker processes (as JSON in one environment variable)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pillsnap.core.errors import ConfigError
+
+VARIABLE = "PILLSNAP_SERVE"
+MODEL_SCHEME = "models:/"
+UNSURE_BELOW = 0.5
+"""Confidence under which an answer is called not sure, where the bundle names none."""
+
+
+class ServeSettings(BaseModel):
+    """Everything that a server process is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    """``models:/NAME@ALIAS`` (followed, and proven before it is loaded) or the path of a bundle (served as it is)."""
+    home: Path = Path("workspace/serving")
+    """Where the last proven champion is kept for a start without the registry."""
+    threads: int = Field(ge=1)
+    """Within one inference."""
+    concurrency: int = Field(ge=1)
+    """Photos that are worked on at once, in one process."""
+    queue: int = Field(default=16, ge=0)
+    """Requests that may wait, in one process; one more is answered with 503."""
+    deadline_s: float = Field(default=10.0, gt=0)
+    """From the last byte of a request to its answer; what waits longer is answered with 503 and not worked on."""
+    upload_s: float = Field(default=20.0, gt=0)
+    """For the whole body of a request."""
+    uploads: int = Field(default=64, ge=1)
+    """Requests that may be in the house at once, in one process, those that are still being received included."""
+    poll_s: float = Field(default=5.0, gt=0)
+    """Between two looks at the registry."""
+    shadow: bool = False
+    """Let the challenger answer too, in the background, and count how often it agrees."""
+    keys_file: Path | None = None
+    """One API key a line. None: nobody is asked for one."""
+    origins: tuple[str, ...] = ()
+    """Web origins whose pages may call; by default only the server's own page."""
+    hosts: tuple[str, ...] = ()
+    """Host names that are answered; empty: all."""
+    workers: int = Field(default=1, ge=1)
+
+    @property
+    def followed(self) -> tuple[str, Literal["champion", "challenger"]] | None:
+        """(name of the registered model, alias), or None for a bundle. Raises ConfigError."""
+        if not self.model.startswith(MODEL_SCHEME):
+            return None
+        name, _, alias = self.model.removeprefix(MODEL_SCHEME).partition("@")
+        if not name or alias not in ("champion", "challenger"):
+            raise ConfigError(
+                f"--model {self.model!r}: expected {MODEL_SCHEME}NAME@champion (or @challenger), or a bundle's path; "
+                "a version by its number could be served past the gate"
+            )
+        return name, "champion" if alias == "champion" else "challenger"
+
+    def to_environment(self) -> None:
+        """Leave the values to the worker processes."""
+        os.environ[VARIABLE] = self.model_dump_json()
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """What the parent process left. Raises ConfigError."""
+        try:
+            return cls.model_validate_json(os.environ[VARIABLE])
+        except (KeyError, ValidationError) as error:
+            raise ConfigError(f"{VARIABLE} is not set by `pillsnap serve` ({error})") from error

@@ -1,0 +1,103 @@
+"""Where the model comes from: the registry's champion, proven at every load, or a bundle that was given as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pillsnap.core.errors import GateRefusedError, StoreError
+from pillsnap.gate.trust import TrustRoot
+from pillsnap.inference.session import PillSession
+from pillsnap.registry.following import Mark, Proven, keep, kept, marked, prove
+from pillsnap.serving.slot import LoadedModel
+
+_WARM_UP_RUNS = 3
+
+
+class ModelSource(Protocol):
+    """What a `Follower` asks, from one thread."""
+
+    def look(self, present: LoadedModel | None) -> LoadedModel | None:
+        """The model that should answer from now on; None: the present one.
+
+        Raises:
+            StoreError: the registry does not answer, or names no model.
+            PillSnapError: there is another model, but it must not or cannot be served.
+        """
+
+    def kept(self) -> LoadedModel | None:
+        """The last model that was proven, from disk, proven again; None: there is none that can be."""
+
+
+class BundleSource:
+    """A bundle as a file: loaded once, not followed, vouched for by nobody."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self.path = path
+        self.threads = threads
+
+    def look(self, present: LoadedModel | None) -> LoadedModel | None:
+        """The bundle, the first time. Raises BundleError."""
+        if present is not None:
+            return None
+        return LoadedModel(_warm(PillSession.load(self.path, threads=self.threads)), self.path.stem, None, None, None)
+
+    def kept(self) -> None:
+        """There is no copy."""
+        return None
+
+
+class RegistrySource:
+    """The version that carries an alias. Whatever the registry says, envelope and files are verified here."""
+
+    def __init__(self, name: str, alias: str, home: Path, threads: int) -> None:
+        self.name = name
+        self.alias = alias
+        self.home = home
+        self.threads = threads
+        self._settled: Mark | None = None
+        self._refused: GateRefusedError | None = None
+
+    def look(self, present: LoadedModel | None) -> LoadedModel | None:
+        """See `ModelSource`. What was refused is refused again without a download, until something changes."""
+        entry, mark = marked(self.name, self.alias)
+        if entry is None or mark is None:
+            self._settled = None
+            raise StoreError(
+                f"the registry has no {self.alias} of {self.name!r}; set one with: "
+                f"pillsnap registry promote VERSION --name {self.name}"
+            )
+        if mark == self._settled:
+            if self._refused is not None:
+                raise self._refused
+            if present is not None and not present.kept:
+                return None
+        self._settled, self._refused = None, None
+        try:
+            with prove(entry, self.alias) as proven:
+                model = self._load(proven, kept=False)
+                keep(proven, self.home, self.alias)
+        except GateRefusedError as error:
+            self._settled, self._refused = mark, error
+            raise
+        self._settled = mark
+        return model
+
+    def kept(self) -> LoadedModel | None:
+        """See `ModelSource`."""
+        with kept(self.home, self.name, self.alias, TrustRoot.find().ring()) as proven:
+            return None if proven is None else self._load(proven, kept=True)
+
+    def _load(self, proven: Proven, kept: bool) -> LoadedModel:
+        session = _warm(PillSession.load(proven.bundle, threads=self.threads))
+        return LoadedModel(session, self.name, proven.statement.model_version, self.alias, proven.statement, kept)
+
+
+def _warm(session: PillSession) -> PillSession:
+    """The first runs allocate; they happen here, and not to a request."""
+    side = session.metadata.preprocessing.target_size
+    for _ in range(_WARM_UP_RUNS):
+        session.predict(np.zeros((1, side, side, 3), np.uint8))
+    return session

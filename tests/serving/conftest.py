@@ -1,0 +1,139 @@
+"""The application over toy bundles, in this process and as the real command in its own."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import requests
+from starlette.testclient import TestClient
+
+from pillsnap.serving.app import create_app, source_of
+from pillsnap.serving.settings import ServeSettings
+
+_TOY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "toy.py")))
+CLASSES = 6
+
+
+def jpeg(label: int = 0, side: int = 512, ending: str = ".jpg") -> bytes:
+    """A picture of one class's colour."""
+    picture = np.empty((side, side, 3), np.uint8)
+    picture[:] = _TOY.toy_colors(CLASSES)[label][::-1].astype(np.uint8)
+    return bytes(cv2.imencode(ending, picture)[1])
+
+
+def save_bundle(path: Path, turned: int = 0, **options: Any) -> Path:
+    """A toy bundle; ``turned`` moves its answers on by so many classes, so that two bundles can be told apart."""
+    catalog = _TOY.toy_catalog(CLASSES)
+    colors = np.roll(_TOY.toy_colors(CLASSES), turned, axis=0)
+    return Path(_TOY.save_model(path, _TOY.toy_graph(colors, **options), _TOY.toy_metadata(catalog).to_props()))
+
+
+@pytest.fixture(scope="session")
+def toy() -> SimpleNamespace:
+    return SimpleNamespace(**{**vars(_TOY), "jpeg": jpeg, "save_bundle": save_bundle, "classes": CLASSES})
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bundle(tmp_path_factory.mktemp("bundle") / "toy.onnx")
+
+
+@pytest.fixture
+def settings(bundle: Path, tmp_path: Path) -> Callable[..., ServeSettings]:
+    """Settings of a test, with some values changed."""
+
+    def make(**values: Any) -> ServeSettings:
+        usual = {"model": str(bundle), "home": tmp_path / "home", "threads": 1, "concurrency": 2, "poll_s": 3600.0}
+        return ServeSettings(**{**usual, **values})
+
+    return make
+
+
+@pytest.fixture
+def client_of(settings: Callable[..., ServeSettings]) -> Callable[..., AbstractContextManager[TestClient]]:
+    """A client of an application with these settings, and this source of models."""
+
+    @contextmanager
+    def make(source: Any = None, **values: Any) -> Iterator[TestClient]:
+        chosen = settings(**values)
+        app = create_app(chosen, source or source_of(chosen))
+        with TestClient(app, raise_server_exceptions=False) as client:
+            yield client
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def client(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """One application for a whole file: the usual settings."""
+    chosen = ServeSettings(
+        model=str(bundle), home=tmp_path_factory.mktemp("home"), threads=1, concurrency=2, poll_s=3600.0
+    )
+    with TestClient(create_app(chosen, source_of(chosen)), raise_server_exceptions=False) as made:
+        yield made
+
+
+@dataclass
+class Served:
+    """The command ``pillsnap serve`` in a process of its own."""
+
+    url: str
+    process: subprocess.Popen[str]
+    log: Path
+
+    def post(self, data: bytes, **options: Any) -> requests.Response:
+        return requests.post(
+            f"{self.url}/v1/narrow/predict", data=data, headers={"Content-Type": "image/jpeg"}, timeout=60, **options
+        )
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Start the command, wait until it is ready."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str, ready: bool = True, **environment: str) -> Served:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        log = tmp_path / f"serve-{len(started)}.log"
+        command = [sys.executable, "-m", "pillsnap", "serve", "--port", str(port), "--home", str(tmp_path / "home")]
+        with log.open("w") as out:
+            process = subprocess.Popen(
+                [*command, *arguments], stdout=out, stderr=out, text=True, env={**os.environ, **environment}
+            )
+        started.append(process)
+        url = f"http://127.0.0.1:{port}"
+        path = "/readyz" if ready else "/healthz"
+        for _ in range(600):
+            assert process.poll() is None, log.read_text()
+            try:
+                if requests.get(url + path, timeout=5).ok:
+                    return Served(url, process, log)
+            except requests.ConnectionError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(log.read_text())
+
+    yield start
+    for process in started:
+        process.terminate()
+    for process in started:
+        try:
+            process.wait(timeout=40)
+        except subprocess.TimeoutExpired:
+            process.kill()

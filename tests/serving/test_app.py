@@ -1,0 +1,319 @@
+"""The routes, as a client sees them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from pillsnap.core.client_contract import ClientContract
+from pillsnap.inference.session import PillSession
+from pillsnap.serving.problems import KINDS, MEDIA_TYPE, Problem
+from pillsnap.serving.sources import BundleSource
+
+PREDICT, BATCH = "/v1/narrow/predict", "/v1/narrow/batch_predict"
+ClientOf = Callable[..., AbstractContextManager[TestClient]]
+JPEG = {"Content-Type": "image/jpeg"}
+
+
+def test_the_answer_is_that_of_the_session(client: TestClient, toy: SimpleNamespace, bundle: Path) -> None:
+    photo = toy.jpeg(2)
+    answer = client.post(PREDICT, content=photo, headers=JPEG).json()
+    session = PillSession.load(bundle)
+    expected = session.identify(photo)
+    told = [
+        (entry["rank"], entry["kcode"], entry["drug_name"], entry["manufacturer"]) for entry in answer["predictions"]
+    ]
+    assert told == [(entry.rank, entry.kcode, entry.drug_name, entry.manufacturer) for entry in expected]
+    assert [entry["confidence"] for entry in answer["predictions"]] == pytest.approx(
+        [entry.confidence for entry in expected], abs=1e-6
+    )
+    assert answer["predictions"][0]["kcode"] == "K-990003"
+    assert len(answer["predictions"]) == 5
+    assert answer["model"] == {"name": "toy", "version": None, "alias": None, "sha256": session.sha256}
+    assert answer["preprocessing_fingerprint"] == session.metadata.preprocessing_fingerprint
+    assert answer["image"] == {"format": "jpeg", "width": 512, "height": 512, "size_kb": round(len(photo) / 1024, 1)}
+    assert set(answer["stages_ms"]) == {"queue", "decode", "prepare", "inference"}
+    assert answer["processing_time_ms"] >= sum(answer["stages_ms"].values()) * 0.5
+    assert answer["sure"] is True
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "image/png", "image/webp", "IMAGE/JPEG; charset=x"])
+def test_the_content_counts_and_not_its_name(client: TestClient, toy: SimpleNamespace, kind: str) -> None:
+    answer = client.post(PREDICT, content=toy.jpeg(1, ending=".png"), headers={"Content-Type": kind})
+    assert answer.json()["image"]["format"] == "png"
+    assert answer.json()["predictions"][0]["kcode"] == "K-990002"
+
+
+def test_a_form_is_answered_as_a_body_is(client: TestClient, toy: SimpleNamespace) -> None:
+    body = client.post(PREDICT, content=toy.jpeg(3), headers=JPEG).json()
+    form = client.post(PREDICT, files={"image": ("pill.png", toy.jpeg(3), "image/jpeg")}).json()
+    assert form["predictions"] == body["predictions"]
+    assert [warning["code"] for warning in form["warnings"]] == ["name_differs"]
+    assert body["warnings"] == []
+
+
+def test_a_small_photo_is_remarked_on(client: TestClient, toy: SimpleNamespace) -> None:
+    answer = client.post(PREDICT, content=toy.jpeg(0, side=100), headers=JPEG).json()
+    assert [warning["code"] for warning in answer["warnings"]] == ["small_side"]
+
+
+def test_not_sure_is_said(client_of: ClientOf, toy: SimpleNamespace, tmp_path: Path) -> None:
+    # a grey that lies between all colours
+    import cv2
+    import numpy as np
+
+    grey = bytes(cv2.imencode(".png", np.full((64, 64, 3), 100, np.uint8))[1])
+    with client_of(model=str(toy.save_bundle(tmp_path / "t.onnx"))) as client:
+        answer = client.post(PREDICT, content=grey, headers=JPEG).json()
+        best = answer["predictions"][0]["confidence"]
+        assert answer["sure"] is (best >= answer["unsure_below"])
+        assert answer["sure"] is False
+        assert "pillsnap_unsure_total 1.0" in client.get("/metrics").text
+
+
+def test_batch_keeps_order_and_says_what_is_wrong(client: TestClient, toy: SimpleNamespace) -> None:
+    files = [
+        ("images", ("a.jpg", toy.jpeg(0), "image/jpeg")),
+        ("images", ("b.jpg", b"no picture", "image/jpeg")),
+        ("images", ("c.jpg", toy.jpeg(4), "image/jpeg")),
+    ]
+    answer = client.post(BATCH, files=files).json()
+    assert [result["name"] for result in answer["results"]] == ["a.jpg", "b.jpg", "c.jpg"]
+    first, second, third = answer["results"]
+    assert first["answer"]["predictions"][0]["kcode"] == "K-990001"
+    assert third["answer"]["predictions"][0]["kcode"] == "K-990005"
+    assert second["answer"] is None
+    assert second["problem"]["code"] == "unsupported_format"
+    assert answer["combined"] is None
+
+
+def test_two_sides_are_answered_together(client: TestClient, toy: SimpleNamespace) -> None:
+    files = [("images", (name, toy.jpeg(2), "image/jpeg")) for name in ("front.jpg", "back.jpg")]
+    answer = client.post(BATCH, params={"same_pill": "true"}, files=files).json()
+    alone = answer["results"][0]["answer"]
+    # the same photo twice is exactly as sure as once
+    assert answer["combined"]["predictions"][0]["kcode"] == alone["predictions"][0]["kcode"]
+    assert answer["combined"]["predictions"][0]["confidence"] == pytest.approx(
+        alone["predictions"][0]["confidence"], abs=1e-5
+    )
+    different = [("images", (str(label), toy.jpeg(label), "image/jpeg")) for label in (0, 1)]
+    contradiction = client.post(BATCH, params={"same_pill": "true"}, files=different).json()["combined"]
+    assert contradiction["predictions"][0]["confidence"] < 0.99
+
+
+def test_ten_photos_and_no_more(client: TestClient, toy: SimpleNamespace) -> None:
+    photo = toy.jpeg(0, side=64)
+    files = [("images", (f"{n}.jpg", photo, "image/jpeg")) for n in range(11)]
+    assert len(client.post(BATCH, files=files[:10]).json()["results"]) == 10
+    refused = client.post(BATCH, files=files)
+    assert (refused.status_code, refused.json()["code"]) == (400, "too_many_images")
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b"", 400, "empty"),
+        (b"no picture at all", 415, "unsupported_format"),
+        (b"GIF89a" + b"\0" * 50, 415, "unsupported_format"),
+        (b"x" * (10 * 2**20 + 1), 413, "too_many_bytes"),
+    ],
+)
+def test_each_cause_has_its_code(client: TestClient, content: bytes, status: int, code: str) -> None:
+    answer = client.post(PREDICT, content=content, headers=JPEG)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["content-type"] == MEDIA_TYPE
+    assert Problem.model_validate(answer.json()).request_id == answer.headers["x-request-id"]
+
+
+def test_causes_that_need_a_picture(client: TestClient, toy: SimpleNamespace) -> None:
+    photo = toy.jpeg(0)
+    header_only = photo[: len(photo) // 2]
+    tiny = toy.jpeg(0, side=16, ending=".png")
+    damaged = bytearray(toy.jpeg(0, ending=".png"))
+    damaged[len(damaged) // 2] ^= 0xFF
+    found = [
+        client.post(PREDICT, content=bytes(data), headers=JPEG).json()["code"] for data in (header_only, tiny, damaged)
+    ]
+    assert found == ["truncated", "too_small", "undecodable"]
+
+
+def test_wrong_requests(client: TestClient, toy: SimpleNamespace) -> None:
+    asked = [
+        client.post(PREDICT, content=b"{}", headers={"Content-Type": "application/json"}),
+        client.post(PREDICT, files={"picture": ("a.jpg", toy.jpeg(0), "image/jpeg")}),
+        client.post(PREDICT, files=[("image", ("a.jpg", toy.jpeg(0), "image/jpeg"))] * 2),
+        client.post(PREDICT, content=b"--x", headers={"Content-Type": "multipart/form-data"}),
+        client.post(BATCH, content=toy.jpeg(0), headers=JPEG),
+        client.post(BATCH, params={"same_pill": "perhaps"}, files={"images": ("a", toy.jpeg(0), "image/jpeg")}),
+        client.get(PREDICT),
+        client.get("/v1/broad/predict"),
+        client.get("/page/../app.py"),
+        client.get("/page/%2e%2e%2fapp.py"),
+    ]
+    assert [(answer.status_code, answer.json()["code"]) for answer in asked] == [
+        (415, "unsupported_media_type"),
+        (400, "no_image"),
+        (400, "too_many_images"),
+        (400, "bad_form"),
+        (415, "unsupported_media_type"),
+        (422, "bad_parameter"),
+        (405, "method_not_allowed"),
+        (404, "not_found"),
+        (404, "not_found"),
+        (404, "not_found"),
+    ]
+    assert asked[6].headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(("header", "language"), [("ko", "ko"), ("en-GB, ko;q=0.5", "en"), ("fr, ko;q=0.1", "ko")])
+def test_errors_speak_the_clients_language(client: TestClient, header: str, language: str) -> None:
+    answer = client.post(PREDICT, content=b"x", headers={**JPEG, "Accept-Language": header})
+    kind = KINDS["unsupported_format"]
+    assert answer.json()["title"] == (kind.ko if language == "ko" else kind.en).title
+    assert answer.headers["content-language"] == language
+
+
+def test_info_says_what_is_served(client: TestClient, bundle: Path) -> None:
+    info = client.get("/v1/narrow/info").json()
+    session = PillSession.load(bundle)
+    assert info["model"]["sha256"] == session.sha256
+    assert info["preprocessing"] == session.metadata.preprocessing.get_config()
+    assert info["client_contract"] == ClientContract().get_config()
+    assert info["classes"] == 6
+    assert info["judgement"] is None
+
+
+def test_retired_drugs_are_neither_listed_nor_answered(
+    client_of: ClientOf, toy: SimpleNamespace, tmp_path: Path
+) -> None:
+    catalog = toy.toy_catalog(6, retired=(1,))
+    graph = toy.toy_graph(toy.toy_colors(6), retired=(1,))
+    model = toy.save_model(tmp_path / "retired.onnx", graph, toy.toy_metadata(catalog).to_props())
+    with client_of(model=str(model)) as client:
+        listed = [drug["index"] for drug in client.get("/v1/narrow/classes").json()["classes"]]
+        assert listed == [0, 2, 3, 4, 5]
+        assert client.get("/v1/narrow/info").json()["classes"] == 5
+        answer = client.post(PREDICT, content=toy.jpeg(1), headers=JPEG).json()
+        assert "K-990002" not in [entry["kcode"] for entry in answer["predictions"]]
+
+
+def test_probes(client: TestClient) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    ready = client.get("/readyz")
+    assert ready.status_code == 200
+    assert ready.json()["registry"] == "not_followed"
+
+
+def test_without_a_model_the_server_says_so(client_of: ClientOf, toy: SimpleNamespace) -> None:
+    class Nothing:
+        def look(self, present: Any) -> None:
+            return None
+
+        def kept(self) -> None:
+            return None
+
+    with client_of(source=Nothing()) as client:
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/readyz").status_code == 503
+        answer = client.post(PREDICT, content=toy.jpeg(0), headers=JPEG)
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+        assert int(answer.headers["retry-after"]) > 0
+
+
+def test_api_keys(client_of: ClientOf, toy: SimpleNamespace, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# phones\nphone-0123456789abcdef\n\nbff-0123456789abcdef\n")
+    with client_of(keys_file=keys) as client:
+        photo = toy.jpeg(0)
+        statuses = [
+            client.post(PREDICT, content=photo, headers={**JPEG, **given}).status_code
+            for given in ({}, {"X-API-Key": "phone"}, {"X-API-Key": "# phones"}, {"X-API-Key": "bff-0123456789abcdef"})
+        ]
+        assert statuses == [401, 401, 401, 200]
+        assert client.get("/healthz").status_code == 200
+        refused = client.post(BATCH, files={"images": ("a", photo, "image/jpeg")})
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
+
+
+def test_other_origins_are_let_in_only_where_named(client_of: ClientOf) -> None:
+    asked = {"Origin": "https://pharmacy.example", "Access-Control-Request-Method": "POST"}
+    with client_of() as client:
+        closed = client.options(PREDICT, headers=asked)
+        assert "access-control-allow-origin" not in closed.headers
+    with client_of(origins=("https://pharmacy.example",)) as client:
+        assert client.options(PREDICT, headers=asked).headers["access-control-allow-origin"] == asked["Origin"]
+        other = client.options(PREDICT, headers={**asked, "Origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+def test_other_host_names_are_refused(client_of: ClientOf) -> None:
+    with client_of(hosts=("localhost", "::1")) as client:
+        found = {
+            host: client.get("/v1/narrow/info", headers={"Host": host}).status_code
+            for host in ("localhost:8000", "LOCALHOST", "[::1]:80", "evil.example", "localhost.evil.example")
+        }
+        assert list(found.values()) == [200, 200, 200, 421, 421]
+        assert client.get("/healthz", headers={"Host": "10.0.0.7"}).status_code == 200
+
+
+def test_security_headers_stand_on_everything(client: TestClient) -> None:
+    for path in ("/healthz", "/v1/narrow/info", "/nothing"):
+        headers = client.get(path).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
+        assert "server" not in headers
+
+
+def test_a_fault_says_nothing_of_itself(client_of: ClientOf, toy: SimpleNamespace, bundle: Path) -> None:
+    with client_of() as client:
+        model = client.app.state.slot.model  # type: ignore[attr-defined]
+
+        def broken(*_: Any) -> None:
+            raise RuntimeError(f"secret at {bundle}")
+
+        model.session.answer = broken
+        answer = client.post(PREDICT, content=toy.jpeg(0), headers=JPEG)
+        assert answer.status_code == 500
+        assert answer.json()["code"] == "internal"
+        assert "secret" not in answer.text
+        assert str(bundle) not in answer.text
+
+
+def test_openapi_is_whole(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    for path in (PREDICT, BATCH):
+        operation = document["paths"][path]["post"]
+        assert "multipart/form-data" in operation["requestBody"]["content"]
+        assert {"200", "400", "401", "408", "413", "415", "422", "503"} <= set(operation["responses"])
+        examples = operation["responses"]["422"]["content"][MEDIA_TYPE]["examples"]
+        assert examples["truncated"]["value"]["code"] == "truncated"
+    assert "example" in json.dumps(document["components"]["schemas"]["Prediction"])
+
+
+def test_metrics_count_what_happened(client_of: ClientOf, toy: SimpleNamespace) -> None:
+    with client_of() as client:
+        client.post(PREDICT, content=toy.jpeg(0, side=64), headers=JPEG)
+        client.post(PREDICT, content=b"x", headers=JPEG)
+        text = client.get("/metrics").text
+    assert 'pillsnap_requests_total{code="",route="/v1/narrow/predict",status="200"} 1.0' in text
+    assert 'pillsnap_requests_total{code="unsupported_format",route="/v1/narrow/predict",status="415"} 1.0' in text
+    assert 'pillsnap_photo_warnings_total{code="small_side"} 1.0' in text
+    assert 'pillsnap_stage_seconds_count{stage="inference"} 1.0' in text
+    assert "pillsnap_champion_refused 0.0" in text
+
+
+def test_a_bundle_that_is_none_is_refused_at_the_start(tmp_path: Path, settings: Callable[..., Any]) -> None:
+    from pillsnap.core.errors import BundleError
+
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not onnx")
+    with pytest.raises(BundleError, match=r"broken\.onnx"):
+        BundleSource(broken, 1).look(None)

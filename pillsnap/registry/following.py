@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
@@ -95,13 +95,9 @@ def keep(proven: Proven, home: Path, alias: str) -> None:
         _log.warning("%s: the proven model could not be kept for a start without the registry (%s)", folder, error)
 
 
-@contextmanager
-def kept(home: Path, name: str, alias: str, ring: KeyRing) -> Iterator[Proven | None]:
+def kept(home: Path, name: str, alias: str, ring: KeyRing) -> Proven | None:
     """The copy of the last proven files, proven again; None: there is none, or it does not stand the check."""
-    yield _kept(home / alias, name, alias, ring)
-
-
-def _kept(folder: Path, name: str, alias: str, ring: KeyRing) -> Proven | None:
+    folder = home / alias
     pointer = folder / _POINTER
     if not pointer.is_file():
         return None
@@ -114,11 +110,8 @@ def _kept(folder: Path, name: str, alias: str, ring: KeyRing) -> Proven | None:
             raise GateRefusedError(f"{pointer}: a copy of {statement.model_name}, not of {name}")
         model = folder / statement.decision_id
         bundle_sha256, artifact_sha256 = model_digests(model)
-        facts = facts_of(statement)
-        check_bound(
-            statement,
-            type(facts)(facts.name, facts.version, facts.created_at_ms, bundle_sha256, artifact_sha256),
-        )
+        now = replace(facts_of(statement), bundle_sha256=bundle_sha256, artifact_sha256=artifact_sha256)
+        check_bound(statement, now)
         return Proven(model, model / MODEL_FILE, envelope, statement)
     except (PillSnapError, OSError, KeyError, TypeError, ValueError) as error:
         _log.warning("%s: the kept copy is not loaded: %s", folder, error)

@@ -16,6 +16,7 @@ from pillsnap.serving.slot import Slot
 from pillsnap.serving.sources import ModelSource
 
 _log = logging.getLogger(__name__)
+_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Follower:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; a look that is under way ends first."""
+        """End the thread. A look that hangs at a registry which does not answer is left behind."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(timeout=30)
+            self._thread.join(_PATIENCE_S)
 
     def look(self) -> None:
         """One look. Raises nothing."""

@@ -87,8 +87,8 @@ class RegistrySource:
 
     def kept(self) -> LoadedModel | None:
         """See `ModelSource`."""
-        with kept(self.home, self.name, self.alias, TrustRoot.find().ring()) as proven:
-            return None if proven is None else self._load(proven, kept=True)
+        proven = kept(self.home, self.name, self.alias, TrustRoot.find().ring())
+        return None if proven is None else self._load(proven, kept=True)
 
     def _load(self, proven: Proven, kept: bool) -> LoadedModel:
         session = _warm(PillSession.load(proven.bundle, threads=self.threads))

@@ -26,8 +26,8 @@ SEEN_BEFORE = """
 localStorage.setItem("_mlflow_model_registry_promo_modal_dismissed_v1", "true");
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
 """
-"""What MLflow 3.17 keeps once its advertisement and its assistant were closed: both open over the page at a first visit,
-at a moment of their own choosing."""
+"""What MLflow 3.17 keeps once its advertisement and its assistant were closed: both open over the page at a first
+visit, at a moment of their own choosing."""
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,

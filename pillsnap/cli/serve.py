@@ -30,6 +30,22 @@ import click
               help="Seconds; what waits longer is answered with 503.")  # fmt: skip
 @click.option("--poll", "poll_s", type=click.FloatRange(min=0.1), default=5.0, show_default=True,
               help="Seconds between two looks at the registry.")  # fmt: skip
+@click.option(
+    "--header-time",
+    "header_s",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    help="Seconds that a new connection has for its first headers.",
+)
+@click.option(
+    "--upload-time",
+    "upload_s",
+    type=click.FloatRange(min=0.1),
+    default=20.0,
+    show_default=True,
+    help="Seconds for the body of a request.",
+)
 @click.option("--shadow", is_flag=True, help="Let the challenger answer too, unseen, and count where it differs.")
 @click.option(
     "--home",
@@ -57,6 +73,8 @@ def serve(
     queue: int,
     deadline_s: float,
     poll_s: float,
+    header_s: float,
+    upload_s: float,
     shadow: bool,
     home: Path,
     keys_file: Path | None,
@@ -79,6 +97,8 @@ def serve(
         queue=queue,
         deadline_s=deadline_s,
         poll_s=poll_s,
+        header_s=header_s,
+        upload_s=upload_s,
         shadow=shadow,
         keys_file=keys_file,
         origins=origins,

@@ -59,7 +59,7 @@ class Statement(_Frozen):
     bundle_sha256: Digest
     """Of ``model.onnx``."""
     artifact_sha256: Digest
-    """Of all files of the version's MLflow model (`pillsnap.tracking.models.model_digests`): whoever loads it through
+    """Of all files of the version's MLflow model (`pillsnap.tracking.fetching.model_digests`): whoever loads it through
     MLflow runs what ``MLmodel`` says, so that may not change either."""
     manifest_hash: Digest
     policy_sha256: Digest

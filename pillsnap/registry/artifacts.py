@@ -23,7 +23,7 @@ from mlflow.utils.uri import validate_path_is_safe
 
 from pillsnap.core.errors import DataError, GateRefusedError, PillSnapError
 from pillsnap.inference.session import LARGEST_BUNDLE
-from pillsnap.tracking.models import MODEL_FILE, model_digests
+from pillsnap.tracking.fetching import MODEL_FILE, model_digests
 
 _DESTINATION = "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
 """Where MLflow's server keeps what it serves under ``mlflow-artifacts:``; it tells its workers by this variable."""

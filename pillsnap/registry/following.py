@@ -24,7 +24,7 @@ from pillsnap.gate.keys import KeyRing
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.registry.champion import proven_files
 from pillsnap.registry.versions import aliased_version, check_alias
-from pillsnap.tracking.models import MODEL_FILE, model_digests
+from pillsnap.tracking.fetching import MODEL_FILE, model_digests
 from pillsnap.tracking.store import connect
 
 _log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from pillsnap.gate.admission import NEEDED, VersionFacts
 from pillsnap.gate.envelope import ENVELOPE_TAG, Statement, open_envelope
 from pillsnap.gate.keys import KeyRing
 from pillsnap.registry.rules import FORMER_CHAMPIONS_TAG, former_champions_in
-from pillsnap.tracking.models import MODEL_URI_TAG, fetched_model, model_digests
+from pillsnap.tracking.fetching import MODEL_URI_TAG, fetched_model, model_digests
 from pillsnap.tracking.store import connect, store_errors
 
 ALIASES = tuple(NEEDED)

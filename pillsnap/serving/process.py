@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import tempfile
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from pillsnap.core.errors import PillSnapError
 from pillsnap.serving.metrics import MULTIPROCESS
 from pillsnap.serving.settings import ServeSettings
 
-HEADERS_S = 10.0
-"""For the first request line and headers of a connection: who sends them a byte a minute is cut off."""
 _KEEP_ALIVE_S = 15
 _DRAIN_S = 30
 _LONGEST_HEAD = 32 * 1024
@@ -22,14 +22,17 @@ _LONGEST_HEAD = 32 * 1024
 
 
 class PatientButNotForEver(H11Protocol):
-    """Uvicorn's protocol, which waits for ever for the headers of a new connection, with a limit to that."""
+    """Uvicorn's protocol, which waits for ever for the headers of a new connection, with a limit to that.
+
+    Who opens connections and sends nothing, or a byte a minute, is cut off.
+    """
 
     _first: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The clock starts."""
         super().connection_made(transport)
-        self._first = self.loop.call_later(HEADERS_S, self._too_late)
+        self._first = self.loop.call_later(ServeSettings.from_environment().header_s, self._too_late)
 
     def handle_events(self) -> None:
         """Something arrived; once it is a whole head of a request, the clock is stopped."""
@@ -50,7 +53,12 @@ class PatientButNotForEver(H11Protocol):
 
 
 def run(settings: ServeSettings, host: str, port: int) -> None:
-    """Serve until SIGTERM or Ctrl-C; requests that are in the house are answered first."""
+    """Serve until SIGTERM or Ctrl-C; requests that are in the house are answered first.
+
+    Raises:
+        PillSnapError: nobody can listen there.
+    """
+    _check_free(host, port)
     settings.to_environment()
     metrics_folder = tempfile.mkdtemp(prefix="pillsnap-metrics-") if settings.workers > 1 else None
     if metrics_folder is not None:
@@ -76,3 +84,14 @@ def run(settings: ServeSettings, host: str, port: int) -> None:
     finally:
         if metrics_folder is not None:
             shutil.rmtree(metrics_folder, ignore_errors=True)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Uvicorn would end without a reason that people understand, and several workers would be restarted for ever."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        raise PillSnapError(
+            f"{host}:{port}: cannot listen there ({error.strerror or error}); give another --host or --port"
+        ) from error

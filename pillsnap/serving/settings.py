@@ -33,6 +33,8 @@ class ServeSettings(BaseModel):
     """Requests that may wait, in one process; one more is answered with 503."""
     deadline_s: float = Field(default=10.0, gt=0)
     """From the last byte of a request to its answer; what waits longer is answered with 503 and not worked on."""
+    header_s: float = Field(default=10.0, gt=0)
+    """For the first request line and headers of a connection."""
     upload_s: float = Field(default=20.0, gt=0)
     """For the whole body of a request."""
     uploads: int = Field(default=64, ge=1)

@@ -1,12 +1,7 @@
-"""Bundles as MLflow models: making one the model of a run, and fetching one by its URI, byte for byte."""
+"""Bundles as MLflow models: making one the model of a run. Fetching one is `tracking.fetching`."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,14 +17,10 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 
 from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES, BundleMetadata
 from pillsnap.core.errors import BundleError, StoreError
-from pillsnap.core.files import sha256_file, sha256_files, sha256_json
-from pillsnap.tracking.store import connect, store_errors
+from pillsnap.core.files import sha256_file
+from pillsnap.tracking.fetching import MODEL_URI_TAG, fetched_bundle, quiet
 
 MODEL_NAME = "bundle"
-MODEL_FILE = "model.onnx"
-ADDED_BY_DOWNLOAD = "registered_model_meta"
-"""MLflow writes it beside what it downloads of a registered model; it is no part of the model."""
-MODEL_URI_TAG = "pillsnap.model_uri"
 
 
 def send_bundle(client: MlflowClient, run_id: str, bundle: Path) -> str:
@@ -45,7 +36,7 @@ def send_bundle(client: MlflowClient, run_id: str, bundle: Path) -> str:
     if known is not None:
         return str(known)
     model, metadata = load_bundle(bundle)
-    with _quiet():
+    with quiet():
         info = Model.log(
             artifact_path=None,
             model_id=_model_entry(client, run),
@@ -86,52 +77,6 @@ def load_bundle(bundle: Path) -> tuple[onnx.ModelProto, BundleMetadata]:
     return model, BundleMetadata.from_props({prop.key: prop.value for prop in model.metadata_props}, str(bundle))
 
 
-@contextlib.contextmanager
-def fetched_bundle(model_uri: str) -> Iterator[Path]:
-    """The bundle of a model URI (``models:/NAME/VERSION``, ``models:/NAME@ALIAS``, ``models:/m-…``) as a file.
-
-    Raises:
-        StoreError: there is no such model, or it holds no ONNX file.
-    """
-    with fetched_model(model_uri) as model:
-        yield model.bundle
-
-
-@dataclass(frozen=True)
-class FetchedModel:
-    """The files of an MLflow model, as they were downloaded."""
-
-    folder: Path
-    bundle: Path
-
-
-def model_digests(folder: Path) -> tuple[str, str]:
-    """(sha256 of model.onnx, sha256 over all files) of an MLflow model's folder that holds one; each file is read once.
-
-    Raises:
-        DataError: a file cannot be read, or is a link.
-    """
-    found = sha256_files(folder, leave_out={ADDED_BY_DOWNLOAD})
-    return found[MODEL_FILE], sha256_json(found)
-
-
-@contextlib.contextmanager
-def fetched_model(model_uri: str) -> Iterator[FetchedModel]:
-    """All files of a model URI.
-
-    Raises:
-        StoreError: there is no such model, or it holds no ONNX file.
-    """
-    connect()
-    with tempfile.TemporaryDirectory(prefix="pillsnap-") as folder:
-        with store_errors(), _quiet():
-            local = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=folder))
-        file = local / MODEL_FILE
-        if not file.is_file():
-            raise StoreError(f"{model_uri}: holds no {MODEL_FILE}; register a bundle with: pillsnap registry register")
-        yield FetchedModel(local, file)
-
-
 def _signature(metadata: BundleMetadata) -> ModelSignature:
     size = metadata.preprocessing.target_size
     outputs: list[ColSpec | TensorSpec] = [
@@ -140,15 +85,3 @@ def _signature(metadata: BundleMetadata) -> ModelSignature:
     return ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, size, size, 3), INPUT_NAME)]), outputs=Schema(outputs)
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """MLflow's hints at logging a model say nothing to our users."""
-    logger = logging.getLogger("mlflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

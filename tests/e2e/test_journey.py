@@ -18,7 +18,7 @@ from pillsnap.core.evidence import Evidence
 from pillsnap.core.files import sha256_file
 from pillsnap.core.manifest import Manifest
 from pillsnap.gate.decision import Decision, Verdict
-from pillsnap.tracking.models import MODEL_URI_TAG
+from pillsnap.tracking.fetching import MODEL_URI_TAG
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 PROJECT = Path(__file__).parents[2]

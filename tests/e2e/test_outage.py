@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pillsnap.tracking.models import MODEL_URI_TAG
+from pillsnap.tracking.fetching import MODEL_URI_TAG
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 PROJECT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from pillsnap.registry import gate_service
 from pillsnap.registry.gate_service import WORKING, GateService, listener
 from pillsnap.registry.promotion import promote, submit
 from pillsnap.registry.webhooks import LARGEST
-from pillsnap.tracking.models import MODEL_URI_TAG
+from pillsnap.tracking.fetching import MODEL_URI_TAG
 
 Candidate = Callable[..., str]
 

@@ -21,7 +21,7 @@ from pillsnap.registry.versions import (
     trusted_statement,
     version_files,
 )
-from pillsnap.tracking.models import MODEL_URI_TAG, fetched_bundle
+from pillsnap.tracking.fetching import MODEL_URI_TAG, fetched_bundle
 from pillsnap.tracking.run import tracked_run
 from pillsnap.tracking.store import connect
 

@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from pillsnap.core.errors import BundleError, StoreError
 from pillsnap.core.files import sha256_file
 from pillsnap.tracking import models
-from pillsnap.tracking.models import MODEL_URI_TAG, fetched_bundle
+from pillsnap.tracking.fetching import MODEL_URI_TAG, fetched_bundle
 from pillsnap.tracking.run import tracked_run
 from pillsnap.tracking.run_model import log_bundle
 

@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from pillsnap.tracking import outbox as outbox_module
 from pillsnap.tracking.delivery import joined
-from pillsnap.tracking.models import MODEL_URI_TAG
+from pillsnap.tracking.fetching import MODEL_URI_TAG
 from pillsnap.tracking.outbox import REFUSED_FILE, Outbox
 from pillsnap.tracking.run import tracked_run
 from pillsnap.tracking.run_model import log_bundle

@@ -81,7 +81,7 @@ function mayPass(status) {
 function answer({ answer: told, total_ms: total, sides, drift }) {
   const { judged, notes, disagree, candidates } = read(told, sides);
   const sure = judged.sure === true && !drift && !disagree && candidates.length > 0;
-  const parts = [verdict(sure, candidates.length > 0)];
+  const parts = [verdict(sure, candidates.length > 0, sides.length)];
   for (const note of notes) parts.push(make("p", { class: "note-line", "data-kind": "unsure" }, icon("unsure"), note));
   const remarks = warningsOf(told, sides);
   if (remarks.length > 0) {
@@ -101,10 +101,10 @@ function answer({ answer: told, total_ms: total, sides, drift }) {
   return parts;
 }
 
-function verdict(sure, any) {
+function verdict(sure, any, sides) {
   const kind = sure ? "sure" : "unsure";
   const words = [heading(`answer.${kind}`), make("p", {}, text(any ? `answer.${kind}.next` : "answer.none"))];
-  if (!sure && any) words.push(make("p", {}, text("answer.unsure.candidates")));
+  if (!sure && any) words.push(make("p", {}, text(sides > 1 ? "answer.unsure.two" : "answer.unsure.one")));
   const block = make("div", { class: "verdict", "data-kind": kind }, icon(sure ? "match" : "unsure"));
   block.append(make("div", { class: "verdict-words" }, ...words));
   return block;

@@ -180,24 +180,34 @@ function showProblem(problem, language) {
 
 /* The API key. */
 
-function askForKey() {
-  const refused = apiKey.value !== "";
+function askForKey(refused = apiKey.value !== "") {
+  const again = at("key-input").getAttribute("aria-invalid") === "true"; // the other request of the same key was here
   apiKey.set("");
   at("key").hidden = false;
-  at("key-heading").dataset.text = refused ? "key.refused" : "key.heading";
-  at("key-heading").textContent = text(at("key-heading").dataset.text);
-  at("key-input").setAttribute("aria-invalid", String(refused));
   drawInfo();
-  if (refused) say(text("key.refused"), true);
+  if (!refused) return;
+  drawKeyHeading("key.refused");
+  if (!again) say(text("key.refused"), true);
+}
+
+function drawKeyHeading(key) {
+  at("key-heading").dataset.text = key;
+  at("key-heading").textContent = text(key);
+  at("key-input").setAttribute("aria-invalid", String(key === "key.refused"));
 }
 
 at("key").addEventListener("submit", (event) => {
   event.preventDefault();
   const given = at("key-input").value.trim();
-  if (!isPossibleKey(given)) {
-    say(text(given === "" ? "key.empty" : "key.refused"), true);
-    at("key-input").setAttribute("aria-invalid", "true");
+  if (given === "") {
+    say(text("key.empty"), true);
     at("key-input").focus();
+    return;
+  }
+  drawKeyHeading("key.heading");
+  if (!isPossibleKey(given)) {
+    askForKey(true);
+    at("key-input").select();
     return;
   }
   apiKey.set(given);

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+WAIT_MS = 20_000
 WATCH_POLICY = """
 document.addEventListener("securitypolicyviolation", (event) =>
   console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
@@ -64,7 +65,8 @@ def visit(browser: Browser, site: Any) -> Iterator[Callable[..., Page]]:
         contexts.append(context)
         context.add_init_script(WATCH_POLICY)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(WAIT_MS)
+        expect.set_options(timeout=WAIT_MS)
 
         def heard(message: Any) -> None:
             expected = failing and message.text.startswith("Failed to load resource")
@@ -74,6 +76,7 @@ def visit(browser: Browser, site: Any) -> Iterator[Callable[..., Page]]:
         page.on("console", heard)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda request: wrong.append(request.url) if is_foreign(request.url) else None)
+        page.on("filechooser", lambda _: None)  # from the start: Playwright is late for the first one otherwise
         page.goto(site.url)
         page.wait_for_selector("body[data-started]")
         return page

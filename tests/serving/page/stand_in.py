@@ -1,7 +1,5 @@
 """A server that stands in for PillSnap's: it serves the page as the real one must, and answers what a test tells it to.
 
-    python tests/serving/page/stand_in.py FOLDER        keeps screenshots of the page in FOLDER (docs/images)
-
 It writes down what it receives, so that a test can look at the bytes.
 """
 
@@ -21,6 +19,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import UploadFile
 
 from pillsnap.clients.phone import FOLDER as CLIENTS
 from pillsnap.core.client_contract import ClientContract
@@ -120,7 +119,7 @@ def app_of(site: Site) -> FastAPI:
 
     @app.middleware("http")
     async def policy(request: Request, call_next: Callable[[Request], Any]) -> Response:
-        response = await call_next(request)
+        response: Response = await call_next(request)
         response.headers["Content-Security-Policy"] = POLICY
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
@@ -155,8 +154,9 @@ def app_of(site: Site) -> FastAPI:
         else:
             async with request.form() as form:
                 for part in form.getlist("images"):
+                    assert isinstance(part, UploadFile)
                     images.append(await part.read())
-                    names.append(part.filename)
+                    names.append(part.filename or "")
         path = f"{request.url.path}?{request.url.query}".rstrip("?")
         site.received.append(Received(path, dict(request.headers), images, names))
         await asyncio.sleep(site.delay_s)

@@ -42,9 +42,7 @@ def asked(visit: Callable[..., Page]) -> Page:
     ],
     ids=["empty", "undecodable", "truncated"],
 )
-def test_a_file_that_is_no_photo_is_named_where_it_was_given(
-    visit: Any, site: Any, photo: bytes, said: str
-) -> None:
+def test_a_file_that_is_no_photo_is_named_where_it_was_given(visit: Any, site: Any, photo: bytes, said: str) -> None:
     page = visit()
     give(page, photo)
     problem = page.locator("[data-side=front] [data-part=problem]")
@@ -78,9 +76,7 @@ def test_a_problem_is_told_in_the_language_of_the_page_with_what_to_do(asked: Pa
     expect(verdict).not_to_contain_text("detail of")  # that was English
 
 
-def test_a_problem_without_a_known_code_shows_the_server_s_words_as_text(
-    asked: Page, site: Any, stand_in: Any
-) -> None:
+def test_a_problem_without_a_known_code_shows_the_server_s_words_as_text(asked: Page, site: Any, stand_in: Any) -> None:
     site.answers.append(stand_in.problem("brand_new", 500, title="<b>bold</b>"))
     asked.locator("#identify").click()
     expect(asked.locator(".verdict h2")).to_have_text("<b>bold</b>")

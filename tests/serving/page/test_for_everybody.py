@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tomllib
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,13 @@ def in_state(page: Page, site: Any, stand_in: Any, state: str) -> None:
         details.evaluate("(element) => { element.open = true; }")
 
 
+def each_state(page: Page, site: Any, stand_in: Any) -> Iterator[str]:
+    for state in STATES:
+        page.reload()
+        in_state(page, site, stand_in, state)
+        yield state
+
+
 def tab_to(page: Page, name: str) -> None:
     """Presses Tab until the control of that name has the focus, which must be visible on the way."""
     for _ in range(30):
@@ -48,12 +58,12 @@ def tab_to(page: Page, name: str) -> None:
             """() => {
                 const element = document.activeElement;
                 const style = getComputedStyle(element);
+                if (element === document.body) return ["", true]; // between the last control and the first
                 return [element.getAttribute("aria-label") ?? element.textContent.trim(),
                         style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2];
             }"""
         )
-        if focused[0] != "":  # the document itself, between the last control and the first
-            assert focused[1], f"no visible focus on {focused[0]!r}"
+        assert focused[1], f"no visible focus on {focused[0]!r}"
         if focused[0] == name:
             return
     raise AssertionError(f"Tab never came to {name!r}")
@@ -121,27 +131,24 @@ def test_both_languages_have_the_same_texts_with_the_same_values(visit: Any) -> 
         assert (key[0] or key[1]) in texts["ko"]
 
 
+OUTSIDE = """() => [...document.querySelectorAll("body *")].filter((element) => {
+    const box = element.getBoundingClientRect();
+    const unseen = element.closest(".for-ears, .skip, .sprite") || box.width === 0;
+    return !unseen && (box.right > innerWidth + 0.5 || box.left < -0.5);
+}).map((element) => element.outerHTML.slice(0, 120))"""
+TOO_SMALL = """() => [...document.querySelectorAll("button")].filter((button) => {
+    const box = button.getBoundingClientRect();
+    return box.width > 0 && (box.height < 32 || box.width < 32);
+}).map((button) => button.outerHTML)"""
+
+
 @pytest.mark.parametrize("locale", ["ko-KR", "en-US"])
-@pytest.mark.parametrize("state", STATES)
-def test_nothing_sticks_out_at_360_pixels(visit: Any, site: Any, stand_in: Any, state: str, locale: str) -> None:
+def test_nothing_sticks_out_at_360_pixels(visit: Any, site: Any, stand_in: Any, locale: str) -> None:
     page = visit(locale, 360, failing=True, is_mobile=True, has_touch=True)
-    in_state(page, site, stand_in, state)
-    outside = page.evaluate(
-        """() => [...document.querySelectorAll("body *")].filter((element) => {
-            const box = element.getBoundingClientRect();
-            const unseen = element.closest(".for-ears, .skip, .sprite") || box.width === 0;
-            return !unseen && (box.right > innerWidth + 0.5 || box.left < -0.5);
-        }).map((element) => element.outerHTML.slice(0, 120))"""
-    )
-    assert outside == []
-    assert page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [360, 360]
-    small = page.evaluate(
-        """() => [...document.querySelectorAll("button")].filter((button) => {
-            const box = button.getBoundingClientRect();
-            return box.width > 0 && (box.height < 32 || box.width < 32);
-        }).map((button) => button.outerHTML)"""
-    )
-    assert small == [], "too small for a finger"
+    for state in each_state(page, site, stand_in):
+        assert page.evaluate(OUTSIDE) == [], state
+        assert page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [360, 360], state
+        assert page.evaluate(TOO_SMALL) == [], f"too small for a finger when {state}"
 
 
 def test_200_percent_text_fits_a_small_screen(visit: Any, site: Any, stand_in: Any) -> None:
@@ -161,7 +168,7 @@ def test_the_structure_is_there_for_ears(visit: Any, site: Any, stand_in: Any) -
         """() => [...document.querySelectorAll("h1, h2, h3, h4")]
             .filter((heading) => heading.checkVisibility()).map((heading) => Number(heading.tagName[1]))"""
     )
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False)), levels
+    assert all(after <= before + 1 for before, after in pairwise(levels)), levels
     assert page.locator("[aria-live=polite]").count() == 1
     assert page.locator("[aria-live=assertive]").count() == 1
     nameless = page.evaluate(
@@ -175,53 +182,44 @@ def test_the_structure_is_there_for_ears(visit: Any, site: Any, stand_in: Any) -
     assert page.locator("img:not([alt])").count() == 0
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("state", STATES)
-def test_axe_finds_nothing(visit: Any, site: Any, stand_in: Any, state: str, scheme: str) -> None:
-    """With the rules of WCAG 2.2 AA: contrast, names, landmarks and the rest."""
-    found = importlib.util.find_spec("axe_playwright_python")
-    if found is None or found.origin is None:
-        pytest.skip("axe_playwright_python, which brings axe-core, is not installed")
-    page = visit(color_scheme=scheme, failing=True, reduced_motion="reduce")
-    in_state(page, site, stand_in, state)
-    page.evaluate((Path(found.origin).parent / "axe.min.js").read_text(encoding="utf-8"))
-    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-    result = page.evaluate("(tags) => axe.run({ runOnly: tags })", tags)
-    told = [f"{broken['id']}: {[node['html'] for node in broken['nodes']]}" for broken in result["violations"]]
-    assert told == []
+FAINT = """() => {
+    const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const over = (top, under) => under.map((value, i) => top[i] * (top[3] ?? 1) + value * (1 - (top[3] ?? 1)));
+    const behind = (element) => {
+        if (element === null) return [255, 255, 255];
+        const colour = parse(getComputedStyle(element).backgroundColor);
+        return (colour[3] ?? 1) === 1 ? colour.slice(0, 3) : over(colour, behind(element.parentElement));
+    };
+    const luminance = (rgb) => {
+        const [r, g, b] = rgb.map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const texts = [...document.querySelectorAll("body *")].filter((element) =>
+        [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim() !== "") &&
+        element.checkVisibility() && !element.closest(".for-ears, noscript"));
+    return texts.map((element) => {
+        const back = behind(element);
+        const front = over(parse(getComputedStyle(element).color), back);
+        const [dark, light] = [luminance(back), luminance(front)].sort((a, b) => a - b);
+        return [(light + 0.05) / (dark + 0.05), element.outerHTML.slice(0, 120)];
+    }).filter(([contrast]) => contrast < 4.5);
+}"""
+"""Texts whose contrast against what lies behind them is under 4.5."""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("state", STATES)
-def test_text_stands_out(visit: Any, site: Any, stand_in: Any, state: str, scheme: str) -> None:
-    """A contrast of 4.5 of every text against what lies behind it."""
+def test_texts_stand_out_and_axe_finds_nothing(visit: Any, site: Any, stand_in: Any, scheme: str) -> None:
+    """axe-core, where it is installed, with the rules of WCAG 2.2 AA: contrast, names, landmarks and the rest."""
+    axe = importlib.util.find_spec("axe_playwright_python")
     page = visit(color_scheme=scheme, failing=True, reduced_motion="reduce")
-    in_state(page, site, stand_in, state)
-    faint = page.evaluate(
-        """() => {
-            const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
-            const over = (top, under) => under.map((value, i) => top[i] * (top[3] ?? 1) + value * (1 - (top[3] ?? 1)));
-            const behind = (element) => {
-                if (element === null) return [255, 255, 255];
-                const colour = parse(getComputedStyle(element).backgroundColor);
-                return (colour[3] ?? 1) === 1 ? colour.slice(0, 3) : over(colour, behind(element.parentElement));
-            };
-            const luminance = (rgb) => {
-                const [r, g, b] = rgb.map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-                return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-            };
-            const texts = [...document.querySelectorAll("body *")].filter((element) =>
-                [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim() !== "") &&
-                element.checkVisibility() && !element.closest(".for-ears, noscript"));
-            return texts.map((element) => {
-                const back = behind(element);
-                const front = over(parse(getComputedStyle(element).color), back);
-                const [dark, light] = [luminance(back), luminance(front)].sort((a, b) => a - b);
-                return [(light + 0.05) / (dark + 0.05), element.outerHTML.slice(0, 120)];
-            }).filter(([contrast]) => contrast < 4.5);
-        }"""
-    )
-    assert faint == []
+    for state in each_state(page, site, stand_in):
+        assert page.evaluate(FAINT) == [], state
+        if axe is None or axe.origin is None:
+            continue
+        page.evaluate((Path(axe.origin).parent / "axe.min.js").read_text(encoding="utf-8"))
+        tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+        broken = page.evaluate("(tags) => axe.run({ runOnly: tags })", tags)["violations"]
+        assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in broken] == [], state
 
 
 def test_nothing_moves_for_those_who_asked_for_that(visit: Any, site: Any) -> None:
@@ -242,6 +240,14 @@ def test_nothing_stands_inline_and_nothing_is_fetched_from_elsewhere() -> None:
         urls = set(re.findall(r"https?://[^\s\"')]+", content)) - {"http://www.w3.org/2000/svg"}
         assert urls == set(), path.name
         if path.suffix == ".js":
-            assert not re.search(r"\b(innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval)\b", content), path.name
+            assert not re.search(r"\b(innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval)\b", content), (
+                path.name
+            )
         if path.suffix == ".html":
             assert not re.search(r"\s(style|on\w+)=|<style|<script(?! type=\"module\" src=)", content), path.name
+
+
+def test_every_file_of_the_page_is_installed() -> None:
+    pyproject = tomllib.loads((PAGE.parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = pyproject["tool"]["setuptools"]["package-data"]["pillsnap.serving"]
+    assert set(PAGE.iterdir()) == {path for pattern in patterns for path in PAGE.parent.glob(pattern)}

@@ -73,18 +73,24 @@ class PredictAnswer(PhotoAnswer):
     """From the last byte of the request to the answer."""
 
 
-class BatchResult(_Answer):
-    """One photo of a batch: an answer, or why there is none."""
+class NamedAnswer(PhotoAnswer):
+    """One photo of a batch."""
 
     name: str = Field(examples=["front.jpg"])
-    answer: PhotoAnswer | None = None
-    problem: Problem | None = None
+    """As the client calls it."""
+
+
+class NamedProblem(_Answer):
+    """One photo of a batch that cannot be answered."""
+
+    name: str = Field(examples=["back.jpg"])
+    problem: Problem
 
 
 class BatchAnswer(_Answer):
     """``POST /v1/narrow/batch_predict``: one result a photo, in the order of the request."""
 
-    results: list[BatchResult]
+    results: list[NamedAnswer | NamedProblem]
     combined: Identification | None
     """With ``same_pill=true``: the answer to all photos that could be read, taken together."""
     model: Model

@@ -23,13 +23,14 @@ from pillsnap.core.image_validator import ImageValidator
 from pillsnap.serving.answering import Answered, answer_photo, combined
 from pillsnap.serving.answers import (
     BatchAnswer,
-    BatchResult,
     Classes,
     Drug,
     Health,
     Info,
     Judgement,
     Model,
+    NamedAnswer,
+    NamedProblem,
     PredictAnswer,
     Readiness,
 )
@@ -293,15 +294,16 @@ def create_app(settings: ServeSettings, source: ModelSource) -> FastAPI:
 
 def _answer_all(
     model: LoadedModel, photos: list[Photo], language: Language, request_id: str, waited_s: float
-) -> tuple[list[BatchResult], list[Answered]]:
-    results, found = [], []
+) -> tuple[list[NamedAnswer | NamedProblem], list[Answered]]:
+    results: list[NamedAnswer | NamedProblem] = []
+    found = []
     for photo in photos:
         try:
             entry = answer_photo(model, photo.data, photo.name, waited_s)
         except ProblemError as error:
-            results.append(BatchResult(name=photo.name, problem=error.problem(language, request_id)))
+            results.append(NamedProblem(name=photo.name, problem=error.problem(language, request_id)))
         else:
-            results.append(BatchResult(name=photo.name, answer=entry.answer))
+            results.append(NamedAnswer(name=photo.name, **dict(entry.answer)))
             found.append(entry)
     return results, found
 

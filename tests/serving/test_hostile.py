@@ -122,4 +122,4 @@ def test_names_in_a_form_are_only_words(served: Any, bundle: Path, toy: SimpleNa
     )
     assert answer.status_code == 200
     assert len(answer.json()["results"][0]["name"]) <= 100
-    assert json.loads(answer.text)["results"][0]["answer"]["predictions"][0]["kcode"] == "K-990001"
+    assert json.loads(answer.text)["results"][0]["predictions"][0]["kcode"] == "K-990001"

@@ -40,6 +40,7 @@ Times = list[float]
 
 
 def free_port() -> int:
+    """A port that nobody uses now."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
@@ -69,6 +70,7 @@ def running(command: list[str], url: str, path: str, environment: dict[str, str]
 
 
 def message(port: int, path: str, kind: str, body: bytes) -> bytes:
+    """A whole HTTP request."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
@@ -122,6 +124,7 @@ def clients(port: int, request: bytes, count: int, seconds: float) -> tuple[floa
 
 
 def bare_loop(bundle: Path, photo: bytes, threads: int) -> Callable[[float], tuple[float, Times]]:
+    """What runs the loop for so many seconds."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     session = ort.InferenceSession(bundle.read_bytes(), options, providers=["CPUExecutionProvider"])
@@ -177,11 +180,13 @@ def mlflow_serve(bundle: Path) -> Iterator[int]:
 
 
 def row(name: str, rate: float, times: Times) -> str:
+    """A line of the table."""
     p50, p95 = np.percentile(times, [50, 95])
     return f"{name:<44} | {rate:8.1f} | {p50:7.1f} | {p95:7.1f}"
 
 
 def main() -> None:
+    """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("photo", type=Path)
@@ -228,22 +233,22 @@ def main() -> None:
         print(row(name, rates[name], [value for _, times in runs for value in times]))
     loop = rates["bare loop, no server"]
     ours = {name: rate for name, rate in rates.items() if name.startswith("pillsnap")}
-    print(
-        f"pillsnap ÷ bare loop: {max(ours.values()) / loop:.3f} at best, {ours['pillsnap serve, 1 client'] / loop:.3f} with one client"
-    )
+    alone = ours["pillsnap serve, 1 client"]
+    print(f"pillsnap ÷ bare loop: {max(ours.values()) / loop:.3f} at best, {alone / loop:.3f} with one client")
     for name, rate in rates.items():
         if name.startswith("mlflow"):
-            print(f"pillsnap ÷ mlflow models serve: {ours['pillsnap serve, 1 client'] / rate:.1f}")
+            print(f"pillsnap ÷ mlflow models serve: {alone / rate:.1f}")
 
 
 def soak(serve: list[str], port: int, request: bytes, minutes: float) -> None:
+    """Memory of the server while four clients never pause."""
     with running(serve, f"http://127.0.0.1:{port}", "/readyz") as process_id:
         process = psutil.Process(process_id)
         print("minute | requests | resident MiB | p95 ms")
         done = 0
         pieces = 12
         for piece in range(pieces + 1):
-            rate, times = clients(port, request, 4, 60 * minutes / pieces if piece else 5)
+            _, times = clients(port, request, 4, 60 * minutes / pieces if piece else 5)
             done += len(times)
             resident = process.memory_info().rss / 2**20
             print(

@@ -98,6 +98,14 @@ class UnifiedPreprocessor:
         Raises:
             ImageError: not H×W×3 uint8, or without pixels.
         """
+        return self.equalise(self.crop_and_resize(image_rgb_HWC_u8))
+
+    def crop_and_resize(self, image_rgb_HWC_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The first half of `to_model_input`: the centre square, at the target size.
+
+        Raises:
+            ImageError: not H×W×3 uint8, or without pixels.
+        """
         image = image_rgb_HWC_u8
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape[:2]) < 1:
             raise ImageError(
@@ -109,7 +117,11 @@ class UnifiedPreprocessor:
         square = image[top : top + side, left : left + side]
         size = self.spec.target_size
         resized = cv2.resize(square, (size, size), interpolation=_INTERPOLATION[self.spec.interpolation])
-        return np.ascontiguousarray(self._clahe(resized), np.uint8)
+        return np.asarray(resized, np.uint8)
+
+    def equalise(self, square_HWC_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The second half of `to_model_input`: CLAHE, where the spec asks for it."""
+        return np.ascontiguousarray(self._clahe(square_HWC_u8), np.uint8)
 
     def process(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The whole of the preprocessing: ``image_CHW_f32``, normalised. Raises ImageError."""
@@ -153,11 +165,21 @@ class InferencePreprocessor:
         Raises:
             ImageError: the message starts with ``name``.
         """
+        return self.prepare_pixels(self.decode(data, name, box))
+
+    def decode(self, data: bytes, name: str = "image", box: Box | None = None) -> NDArray[np.uint8]:
+        """The first half of `prepare_for_model`: ``image_rgb_HWC_u8``, upright; with a box only its surroundings.
+
+        Raises:
+            ImageError: the message starts with ``name``.
+        """
         if box is not None:
-            image = _cropped(decode_rgb(data, name), box, name)
-        else:
-            image = decode_rgb(data, name, self.spec.target_size if self.spec.decoding == "reduced" else None)
-        return self.preprocessor.to_model_input(image)[np.newaxis]
+            return _cropped(decode_rgb(data, name), box, name)
+        return decode_rgb(data, name, self.spec.target_size if self.spec.decoding == "reduced" else None)
+
+    def prepare_pixels(self, image_rgb_HWC_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The second half of `prepare_for_model`: ``image_NHWC_u8`` with N = 1. Raises ImageError."""
+        return self.preprocessor.to_model_input(image_rgb_HWC_u8)[np.newaxis]
 
     def prepare_batch(self, photos: Sequence[bytes]) -> NDArray[np.uint8]:
         """N photos: ``image_NHWC_u8``. Raises ImageError, also for no photo at all."""

@@ -7,6 +7,7 @@ manifests, metrics or who asks. Legend: N batch, H height, W width, C channel, K
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,16 @@ class Candidate:
     manufacturer: str
     confidence: float
     """Probability, 0..1."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a photo may show, and what it cost to say so."""
+
+    candidates: tuple[Candidate, ...]
+    stages_ms: dict[str, float]
+    """Milliseconds of ``decode`` (bytes to pixels), ``prepare`` (crop, resize, CLAHE) and ``inference`` (the model
+    and the ranking), in this order."""
 
 
 class PillSession:
@@ -128,7 +139,11 @@ class PillSession:
         return Prediction(logits_NK, probabilities_NK)
 
     def identify(self, photo: bytes, top: int = 5, name: str = "image") -> tuple[Candidate, ...]:
-        """The ``top`` most probable drugs of one photo, the best first (fewer where there are fewer drugs in use).
+        """The ``top`` most probable drugs of one photo, the best first. As `answer`, without the times."""
+        return self.answer(photo, top, name).candidates
+
+    def answer(self, photo: bytes, top: int = 5, name: str = "image") -> Answer:
+        """The ``top`` most probable drugs of one photo (fewer where there are fewer drugs in use), and the times.
 
         Raises:
             ImageError: the photo cannot be decoded; the message starts with ``name``.
@@ -137,7 +152,18 @@ class PillSession:
         """
         if top < 1:
             raise ConfigError(f"top: at least 1 answer must be asked for, not {top}")
-        probabilities_K = self.predict(self.preprocessor.prepare_for_model(photo, name)).probabilities_NK[0]
+        start = time.perf_counter()
+        image_HWC_u8 = self.preprocessor.decode(photo, name)
+        decoded = time.perf_counter()
+        image_NHWC_u8 = self.preprocessor.prepare_pixels(image_HWC_u8)
+        prepared = time.perf_counter()
+        candidates = self.rank(self.predict(image_NHWC_u8).probabilities_NK[0], top)
+        done = time.perf_counter()
+        stages = {"decode": decoded - start, "prepare": prepared - decoded, "inference": done - prepared}
+        return Answer(candidates, {stage: 1000 * seconds for stage, seconds in stages.items()})
+
+    def rank(self, probabilities_K: NDArray[np.float32], top: int) -> tuple[Candidate, ...]:
+        """The ``top`` most probable drugs in use, the best first; of equal probabilities the lower index."""
         ordered = np.argsort(-probabilities_K, kind="stable")
         best = [int(k) for k in ordered if not self.metadata.classes[k].retired][:top]
         return tuple(self._candidate(rank, k, probabilities_K) for rank, k in enumerate(best, start=1))

@@ -11,6 +11,7 @@ from onnx import TensorProto
 
 from pillsnap.core.errors import BundleError, ConfigError, ImageError
 from pillsnap.core.files import sha256_file
+from pillsnap.core.preprocessing import ClaheSpec
 from pillsnap.inference.session import PillSession, usable_cores
 
 
@@ -55,6 +56,36 @@ def test_identify_ranks_the_drugs(toys: SimpleNamespace, bundle: Path) -> None:
     assert (best[0].kcode, best[0].drug_name, best[0].manufacturer) == ("K-990003", "가상정2", "가상제약")
     assert best[0].confidence >= best[1].confidence >= best[2].confidence
     assert len(session.identify(png((1, 2, 3)), top=99)) == 6
+
+
+def test_an_answer_is_what_identify_says_with_the_time_of_each_stage(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = PillSession.load(bundle)
+    ticks = iter([1.0, 1.002, 1.005, 1.015])
+    monkeypatch.setattr("pillsnap.inference.session.time.perf_counter", lambda: next(ticks))
+    answer = session.answer(png((40, 40, 200)), top=3)
+    assert answer.stages_ms == {
+        "decode": pytest.approx(2),
+        "prepare": pytest.approx(3),
+        "inference": pytest.approx(10),
+    }
+    monkeypatch.undo()
+    assert answer.candidates == session.identify(png((40, 40, 200)), top=3)
+
+
+def test_the_stages_of_an_answer_are_the_whole_preprocessing(toys: SimpleNamespace, tmp_path: Path) -> None:
+    """CLAHE on and a photo that is not square: the answer's own steps give what `prepare_for_model` gives."""
+    spec = toys.SPEC.model_copy(update={"clahe": ClaheSpec(enabled=True)})
+    update = {"preprocessing": spec, "preprocessing_fingerprint": spec.fingerprint}
+    props = toys.toy_metadata(toys.toy_catalog(6)).model_copy(update=update).to_props()
+    session = PillSession.load(toys.save_model(tmp_path / "b.onnx", toys.toy_graph(toys.toy_colors(6)), props))
+    picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    photo = cv2.imencode(".png", picture)[1].tobytes()
+    expected = session.predict(session.preprocessor.prepare_for_model(photo)).probabilities_NK[0]
+    answered = {found.kcode: found.confidence for found in session.answer(photo, top=6).candidates}
+    kcodes = [entry.kcode for entry in session.metadata.classes]
+    assert [answered[kcode] for kcode in kcodes] == expected.tolist()
 
 
 def test_a_retired_drug_is_never_named_even_if_the_graph_answers_it(toys: SimpleNamespace, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
@@ -21,6 +21,8 @@ INPUT_NAME = "image"
 OUTPUT_NAMES = ("logits", "probabilities")
 RETIRED_LOGIT = -1e9
 """Logit of a class whose drug is retired: finite, and its probability is exactly 0 at any temperature."""
+EngineName = Literal["onnxruntime", "openvino", "openvino-bf16"]
+"""What computes the graph; OpenVINO in float32 or with its bf16 hint."""
 _KEY = "pillsnap"
 _PREFIX = "pillsnap."
 
@@ -76,6 +78,8 @@ class BundleMetadata(BaseModel):
     provenance: Provenance
     parity: PyTorchParity | None = Field(default=None, exclude_if=lambda value: value is None)
     """None: of a bundle that was made before it was kept."""
+    engine: EngineName = Field(default="onnxruntime", exclude_if=lambda value: value == "onnxruntime")
+    """What computes the graph, where it is measured and where it serves: the gate judges both as one digest."""
 
     @property
     def retired_indices(self) -> tuple[int, ...]:
@@ -84,7 +88,7 @@ class BundleMetadata(BaseModel):
 
     def to_props(self) -> dict[str, str]:
         """ONNX ``metadata_props``: the whole under one key, and readable copies of the main facts."""
-        return {
+        props = {
             f"{_PREFIX}bundle_version": BUNDLE_VERSION,
             _KEY: json.dumps(self.model_dump(mode="json"), ensure_ascii=False, sort_keys=True),
             f"{_PREFIX}backbone": self.provenance.backbone,
@@ -92,6 +96,9 @@ class BundleMetadata(BaseModel):
             f"{_PREFIX}input_size": str(self.preprocessing.target_size),
             f"{_PREFIX}manifest_hash": self.provenance.manifest_hash,
         }
+        if self.engine != "onnxruntime":
+            props[f"{_PREFIX}engine"] = self.engine
+        return props
 
     @classmethod
     def from_props(cls, props: Mapping[str, str], source: str) -> Self:

@@ -64,6 +64,34 @@ class PyTorchParity(BaseModel):
     """Of a logit, as a share of the largest logit."""
 
 
+class Calibration(BaseModel):
+    """How a bundle's numbers became 8-bit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["minmax", "entropy", "percentile"]
+    images: int
+    """Training images that set the ranges."""
+    manifest_hash: str
+    """Of their data set."""
+    float_layers: tuple[str, ...]
+    """Layers that compute in floating point, by their name in the graph."""
+    layers: int
+    """Convolutions and matrix products in all."""
+
+
+class SourceParity(BaseModel):
+    """How a variant agrees with the bundle that it was made from, on validation images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int
+    top1_agreement: float
+    mean_relative_difference: float
+    """Of a logit, as a share of the largest logit."""
+    largest_relative_difference: float
+
+
 class BundleMetadata(BaseModel):
     """What a bundle says of itself."""
 
@@ -80,6 +108,13 @@ class BundleMetadata(BaseModel):
     """None: of a bundle that was made before it was kept."""
     engine: EngineName = Field(default="onnxruntime", exclude_if=lambda value: value == "onnxruntime")
     """What computes the graph, where it is measured and where it serves: the gate judges both as one digest."""
+    precision: Literal["float32", "int8"] = Field(default="float32", exclude_if=lambda value: value == "float32")
+    """Of the weights and of what is multiplied with them."""
+    source_sha256: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of the bundle that this one was made from (`pillsnap quantise`); None: exported from a checkpoint."""
+    source_parity: SourceParity | None = Field(default=None, exclude_if=lambda value: value is None)
+    calibration: Calibration | None = Field(default=None, exclude_if=lambda value: value is None)
+    """None: nothing is 8-bit."""
 
     @property
     def retired_indices(self) -> tuple[int, ...]:
@@ -98,6 +133,8 @@ class BundleMetadata(BaseModel):
         }
         if self.engine != "onnxruntime":
             props[f"{_PREFIX}engine"] = self.engine
+        if self.precision != "float32":
+            props[f"{_PREFIX}precision"] = self.precision
         return props
 
     @classmethod

@@ -53,6 +53,11 @@ def _examine() -> Iterator[_Finding]:
             "note",
             "needed for training, tuning and exporting: pip install 'pillsnap[train]' -c constraints.txt",
         )
+    yield _package(
+        "openvino",
+        "note",
+        "needed only for bundles that name it as their engine: pip install 'pillsnap[openvino]' -c constraints.txt",
+    )
     yield _device()
     yield from _project_files()
     yield _disk()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
@@ -21,6 +21,8 @@ INPUT_NAME = "image"
 OUTPUT_NAMES = ("logits", "probabilities")
 RETIRED_LOGIT = -1e9
 """Logit of a class whose drug is retired: finite, and its probability is exactly 0 at any temperature."""
+EngineName = Literal["onnxruntime", "openvino", "openvino-bf16"]
+"""What computes the graph; OpenVINO in float32 or with its bf16 hint."""
 _KEY = "pillsnap"
 _PREFIX = "pillsnap."
 
@@ -62,6 +64,34 @@ class PyTorchParity(BaseModel):
     """Of a logit, as a share of the largest logit."""
 
 
+class Calibration(BaseModel):
+    """How a bundle's numbers became 8-bit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["minmax", "entropy", "percentile"]
+    images: int
+    """Training images that set the ranges."""
+    manifest_hash: str
+    """Of their data set."""
+    float_layers: tuple[str, ...]
+    """Layers that compute in floating point, by their name in the graph."""
+    layers: int
+    """Convolutions and matrix products in all."""
+
+
+class SourceParity(BaseModel):
+    """How a variant agrees with the bundle that it was made from, on validation images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int
+    top1_agreement: float
+    mean_relative_difference: float
+    """Of a logit, as a share of the largest logit."""
+    largest_relative_difference: float
+
+
 class BundleMetadata(BaseModel):
     """What a bundle says of itself."""
 
@@ -76,6 +106,15 @@ class BundleMetadata(BaseModel):
     provenance: Provenance
     parity: PyTorchParity | None = Field(default=None, exclude_if=lambda value: value is None)
     """None: of a bundle that was made before it was kept."""
+    engine: EngineName = Field(default="onnxruntime", exclude_if=lambda value: value == "onnxruntime")
+    """What computes the graph, where it is measured and where it serves: the gate judges both as one digest."""
+    precision: Literal["float32", "int8"] = Field(default="float32", exclude_if=lambda value: value == "float32")
+    """Of the weights and of what is multiplied with them."""
+    source_sha256: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of the bundle that this one was made from (`pillsnap quantise`); None: exported from a checkpoint."""
+    source_parity: SourceParity | None = Field(default=None, exclude_if=lambda value: value is None)
+    calibration: Calibration | None = Field(default=None, exclude_if=lambda value: value is None)
+    """None: nothing is 8-bit."""
 
     @property
     def retired_indices(self) -> tuple[int, ...]:
@@ -84,7 +123,7 @@ class BundleMetadata(BaseModel):
 
     def to_props(self) -> dict[str, str]:
         """ONNX ``metadata_props``: the whole under one key, and readable copies of the main facts."""
-        return {
+        props = {
             f"{_PREFIX}bundle_version": BUNDLE_VERSION,
             _KEY: json.dumps(self.model_dump(mode="json"), ensure_ascii=False, sort_keys=True),
             f"{_PREFIX}backbone": self.provenance.backbone,
@@ -92,6 +131,11 @@ class BundleMetadata(BaseModel):
             f"{_PREFIX}input_size": str(self.preprocessing.target_size),
             f"{_PREFIX}manifest_hash": self.provenance.manifest_hash,
         }
+        if self.engine != "onnxruntime":
+            props[f"{_PREFIX}engine"] = self.engine
+        if self.precision != "float32":
+            props[f"{_PREFIX}precision"] = self.precision
+        return props
 
     @classmethod
     def from_props(cls, props: Mapping[str, str], source: str) -> Self:

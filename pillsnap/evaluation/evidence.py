@@ -14,7 +14,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from scipy.special import softmax
 
@@ -180,7 +179,7 @@ def _evidence(
         failures=metrics.failures(classes),
         confusions=metrics.confusions(counts_KK, kcodes),
         latency=latency,
-        environment=_environment(),
+        environment=_environment(session),
         notes=_notes(session, manifest, figures, classes),
     )
 
@@ -251,11 +250,11 @@ def _listing(kcodes: list[str], most: int = 10) -> str:
     return ", ".join(kcodes[:most]) + more
 
 
-def _environment() -> dict[str, str]:
+def _environment(session: PillSession) -> dict[str, str]:
     return {
         "pillsnap": pillsnap.__version__,
         "python": platform.python_version(),
-        "onnxruntime": ort.__version__,
+        session.engine.library: session.engine.version,
         "numpy": np.__version__,
         "opencv": cv2.__version__,
         "system": platform.platform(),

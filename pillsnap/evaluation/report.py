@@ -79,13 +79,21 @@ def report_text(evidence: Evidence, pictures: list[str]) -> str:
         f"{evidence.created}.",
         _table(("metric", "measured", "95 % interval", "images"), _figure_rows(evidence)),
         f"Latency: one image at a time, {timed.runs} runs, {timed.image}; {timed.hardware}, {timed.threads} threads, "
-        f"{timed.provider}, ONNX Runtime {evidence.environment.get('onnxruntime', '?')}.",
+        f"{timed.provider}{_library(evidence)}.",
         "".join(f"- {note}\n" for note in evidence.notes).rstrip(),
         _failures_section(evidence),
         _confusions_section(evidence),
         *(f"![{Path(name).stem}]({name})" for name in pictures),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _library(evidence: Evidence) -> str:
+    """The package that computed, with its version."""
+    for package, name in {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}.items():
+        if package in evidence.environment:
+            return f", {name} {evidence.environment[package]}"
+    return ""
 
 
 def _describe_share(metric: Metric | None) -> str:

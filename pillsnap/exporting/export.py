@@ -18,8 +18,6 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 from torch import Tensor, nn
 
 from pillsnap import __version__
@@ -36,6 +34,7 @@ from pillsnap.core.errors import BundleError, DataError
 from pillsnap.core.files import sha256_file, writing_beside
 from pillsnap.core.manifest import Manifest, Split
 from pillsnap.core.preprocessing import InferencePreprocessor
+from pillsnap.exporting.temperature import fit_temperature
 from pillsnap.inference.session import PillSession
 from pillsnap.training.backbone import PillNet
 from pillsnap.training.checkpoint import Checkpoint
@@ -118,22 +117,6 @@ def export_bundle(
     return ExportResult(bundle, sha256_file(bundle), bundle.stat().st_size / 1e6, temperature, parity)
 
 
-def fit_temperature(logits_NK: NDArray[np.float32], label_N: NDArray[np.int64]) -> float:
-    """The T that minimises the negative log-likelihood of softmax(logits / T).
-
-    Temperature scaling: Guo et al., "On Calibration of Modern Neural Networks", 2017. Bounded to 0.25..20, so
-    that a perfect or a hopeless validation split does not run away.
-    """
-    rows = np.arange(len(label_N))
-
-    def negative_log_likelihood(log_temperature: float) -> float:
-        log_probabilities = log_softmax(logits_NK.astype(np.float64) / np.exp(log_temperature), axis=1)
-        return float(-log_probabilities[rows, label_N].mean())
-
-    result = minimize_scalar(negative_log_likelihood, bounds=(np.log(0.25), np.log(20)), method="bounded")
-    return float(np.exp(result.x))
-
-
 def _metadata(
     checkpoint: Checkpoint, manifest: Manifest, temperature: float, run_id: str, git_commit: str
 ) -> BundleMetadata:
@@ -187,11 +170,21 @@ def _to_onnx(graph: nn.Module, metadata: BundleMetadata) -> onnx.ModelProto:
         exporter_log.setLevel(level)
     assert program is not None
     model = program.model_proto
-    del model.metadata_props[:]
+    _forget_how_it_was_made(model)
     for key, value in metadata.to_props().items():
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model)
     return model
+
+
+def _forget_how_it_was_made(model: onnx.ModelProto) -> None:
+    """The exporter notes the trace of calls at each node: paths of this machine, so other bytes on another one."""
+    del model.metadata_props[:]
+    graph = model.graph
+    for entry in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del entry.metadata_props[:]
+    for node in graph.node:
+        node.ClearField("doc_string")
 
 
 def _images_of_split(

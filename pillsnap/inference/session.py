@@ -1,7 +1,7 @@
 """Run a bundle: from the bytes of a photo to ranked drugs. The evaluation judges this very code, and it serves.
 
-Knows the bundle's form (``core.bundle``), ONNX Runtime on the CPU, and the shared preprocessing; knows nothing of
-manifests, metrics or who asks. Legend: N batch, H height, W width, C channel, K classes.
+Knows the bundle's form (``core.bundle``), the engine that its metadata name, and the shared preprocessing; knows
+nothing of manifests, metrics or who asks. Legend: N batch, H height, W width, C channel, K classes.
 """
 
 from __future__ import annotations
@@ -11,36 +11,23 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES, BundleMetadata
 from pillsnap.core.errors import BundleError, ConfigError, ImageError
 from pillsnap.core.files import sha256_bytes
 from pillsnap.core.preprocessing import InferencePreprocessor
+from pillsnap.inference.engines import Engine, open_engine
 
-PROVIDER = "CPUExecutionProvider"
 LARGEST_BUNDLE = 1_000_000_000
 """Bytes. What is larger is not read at all: six times the most that the gate lets through."""
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 """Operator sets that ONNX Runtime itself has."""
-_ORT_ERRORS: tuple[type[Exception], ...] = (
-    ort_errors.EPFail,
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoModel,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-    RuntimeError,
-)
 
 
 @dataclass(frozen=True)
@@ -75,17 +62,18 @@ class Answer:
 
 
 class PillSession:
-    """A loaded bundle. Safe to share between threads: ONNX Runtime's ``run`` is, and nothing here changes."""
+    """A loaded bundle. Safe to share between threads: its engine is, and nothing here changes."""
 
-    def __init__(self, session: ort.InferenceSession, metadata: BundleMetadata, data: bytes, source: str) -> None:
+    def __init__(self, engine: Engine, metadata: BundleMetadata, data: bytes, source: str) -> None:
         self.metadata = metadata
+        self.engine = engine
+        """What computes; the one that the metadata name."""
         self.sha256 = sha256_bytes(data)
         """Of the bundle's bytes."""
         self.size_bytes = len(data)
         self.source = source
         """The bundle's path, for messages."""
         self.preprocessor = InferencePreprocessor(metadata.preprocessing)
-        self._session = session
 
     @classmethod
     def load(cls, path: Path | bytes, *, threads: int | None = None) -> Self:
@@ -96,16 +84,20 @@ class PillSession:
             threads: threads within one inference; by default the cores that this process may use.
 
         Raises:
-            BundleError: cannot be read, is not ONNX, or is not a bundle of this version.
+            BundleError: cannot be read, is not ONNX, or is not a bundle of this version; its engine is not here.
             ConfigError: ``threads`` is under 1.
         """
+        threads = usable_cores() if threads is None else threads
+        if threads < 1:
+            raise ConfigError(f"threads: must be at least 1, not {threads}")
         source = "bundle" if isinstance(path, bytes) else str(path)
         data = path if isinstance(path, bytes) else _read(path)
-        _check_self_contained(data, source)
-        session = _open(data, source, usable_cores() if threads is None else threads)
-        metadata = BundleMetadata.from_props(session.get_modelmeta().custom_metadata_map, source)
-        _check_interface(session, metadata, source)
-        loaded = cls(session, metadata, data, source)
+        model = _parse(data, source)
+        _check_self_contained(model, source)
+        metadata = BundleMetadata.from_props({prop.key: prop.value for prop in model.metadata_props}, source)
+        _check_interface(model.graph, metadata, source)
+        del model  # the weights are in memory twice while it is there
+        loaded = cls(open_engine(metadata.engine, data, source, threads), metadata, data, source)
         side = metadata.preprocessing.target_size
         loaded._run(np.zeros((1, side, side, 3), np.uint8))
         return loaded
@@ -113,12 +105,12 @@ class PillSession:
     @property
     def threads(self) -> int:
         """Threads within one inference."""
-        return int(self._session.get_session_options().intra_op_num_threads)
+        return self.engine.threads
 
     @property
     def provider(self) -> str:
-        """ONNX Runtime's execution provider."""
-        return str(self._session.get_providers()[0])
+        """What computes, e.g. ``CPUExecutionProvider`` (ONNX Runtime's) or ``CPU OpenVINO bf16``."""
+        return self.engine.provider
 
     def predict(self, image_NHWC_u8: NDArray[np.uint8]) -> Prediction:
         """Logits and probabilities of N prepared images (see `InferencePreprocessor`).
@@ -175,10 +167,7 @@ class PillSession:
         return Candidate(rank, entry.kcode, entry.drug_name, entry.manufacturer, float(probabilities_K[index]))
 
     def _run(self, image_NHWC_u8: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        try:
-            outputs: list[Any] = self._session.run(list(OUTPUT_NAMES), {INPUT_NAME: image_NHWC_u8})
-        except _ORT_ERRORS as error:
-            raise BundleError(f"{self.source}: the model cannot be run ({error}); export it again") from error
+        outputs = self.engine.run(image_NHWC_u8)
         expected = (len(image_NHWC_u8), len(self.metadata.classes))
         for name, output in zip(OUTPUT_NAMES, outputs, strict=True):
             if output.shape != expected:
@@ -186,7 +175,7 @@ class PillSession:
                     f"{self.source}: output {name!r} has shape {output.shape}, expected {expected} "
                     "(images, classes of the metadata); export it again"
                 )
-        return outputs[0], outputs[1]
+        return outputs
 
 
 def usable_cores() -> int:
@@ -206,15 +195,20 @@ def _read(path: Path) -> bytes:
         raise BundleError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _check_self_contained(data: bytes, source: str) -> None:
+def _parse(data: bytes, source: str) -> onnx.ModelProto:
+    if not data:
+        raise BundleError(f"{source}: the file is empty; make a bundle with: pillsnap export")
+    try:
+        return onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise BundleError(f"{source}: is not an ONNX model, or one that is cut off ({error}); copy it again") from error
+
+
+def _check_self_contained(model: onnx.ModelProto, source: str) -> None:
     """No weights in other files, wherever in the graph, and no operators that somebody else would have to bring.
 
-    ONNX Runtime would look for the files from the current folder on, and they are in no digest.
+    An engine would look for the files from the current folder on, and they are in no digest.
     """
-    try:
-        model = onnx.load_model_from_string(data)
-    except DecodeError:
-        return  # ONNX Runtime says what is wrong
     foreign = sorted({entry.domain for entry in model.opset_import} - _DOMAINS)
     if foreign or model.functions:
         named = ", ".join(foreign) or ", ".join(sorted(function.name for function in model.functions))
@@ -241,41 +235,41 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                     yield from _tensors(inner)
 
 
-def _open(data: bytes, source: str, threads: int) -> ort.InferenceSession:
-    if threads < 1:
-        raise ConfigError(f"threads: must be at least 1, not {threads}")
-    if not data:
-        raise BundleError(f"{source}: the file is empty; make a bundle with: pillsnap export")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what goes wrong is raised
-    # Threads that spin between two layers take the cores from the decoder: worse p95 with fast nets.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(data, options, providers=[PROVIDER])
-    except _ORT_ERRORS as error:
-        raise BundleError(
-            f"{source}: is not an ONNX model that ONNX Runtime {ort.__version__} reads ({error})"
-        ) from error
-
-
-def _check_interface(session: ort.InferenceSession, metadata: BundleMetadata, source: str) -> None:
-    inputs = session.get_inputs()
-    if [(node.name, node.type, len(node.shape)) for node in inputs] != [(INPUT_NAME, "tensor(uint8)", 4)]:
-        found = ", ".join(f"{node.name} {node.type} {node.shape}" for node in inputs)
+def _check_interface(graph: onnx.GraphProto, metadata: BundleMetadata, source: str) -> None:
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    if [(value.name, *_form(value)) for value in inputs] != [(INPUT_NAME, onnx.TensorProto.UINT8, 4)]:
+        found = ", ".join(_described(value) for value in inputs)
         raise BundleError(f"{source}: expected one input '{INPUT_NAME}' uint8 N,H,W,C, found: {found}")
+    batch, *axes = inputs[0].type.tensor_type.shape.dim
     side = metadata.preprocessing.target_size
-    for axis, found, expected in zip("HWC", inputs[0].shape[1:], (side, side, 3), strict=True):
-        if isinstance(found, int) and found != expected:
-            raise BundleError(f"{source}: axis {axis} of the input is {found}, its metadata says {expected}")
-    if isinstance(inputs[0].shape[0], int):
-        raise BundleError(f"{source}: takes {inputs[0].shape[0]} image(s) at a time; export with a dynamic batch")
-    outputs = {node.name: node for node in session.get_outputs()}
-    for name in OUTPUT_NAMES:
-        if name not in outputs or outputs[name].type != "tensor(float)" or len(outputs[name].shape) != 2:
-            raise BundleError(f"{source}: expected an output {name!r} float32 N,K, found: {', '.join(outputs)}")
-        classes = outputs[name].shape[1]
-        if isinstance(classes, int) and classes != len(metadata.classes):
+    for axis, dimension, expected in zip("HWC", axes, (side, side, 3), strict=True):
+        if dimension.HasField("dim_value") and dimension.dim_value != expected:
             raise BundleError(
-                f"{source}: output {name!r} has {classes} classes, its metadata {len(metadata.classes)}; export again"
+                f"{source}: axis {axis} of the input is {dimension.dim_value}, its metadata says {expected}"
             )
+    if batch.HasField("dim_value"):
+        raise BundleError(f"{source}: takes {batch.dim_value} image(s) at a time; export with a dynamic batch")
+    outputs = {value.name: value for value in graph.output}
+    for name in OUTPUT_NAMES:
+        if name not in outputs or _form(outputs[name]) != (onnx.TensorProto.FLOAT, 2):
+            found = ", ".join(_described(value) for value in outputs.values())
+            raise BundleError(f"{source}: expected an output {name!r} float32 N,K, found: {found}")
+        classes = outputs[name].type.tensor_type.shape.dim[1]
+        if classes.HasField("dim_value") and classes.dim_value != len(metadata.classes):
+            raise BundleError(
+                f"{source}: output {name!r} has {classes.dim_value} classes, its metadata {len(metadata.classes)}; "
+                "export again"
+            )
+
+
+def _form(value: onnx.ValueInfoProto) -> tuple[int, int]:
+    """Type of the elements, and number of axes."""
+    tensor = value.type.tensor_type
+    return tensor.elem_type, len(tensor.shape.dim)
+
+
+def _described(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    axes = ",".join(axis.dim_param or str(axis.dim_value) for axis in tensor.shape.dim)
+    return f"{value.name} {onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} {axes}"

@@ -44,6 +44,18 @@ def test_retired_classes_are_said_and_the_others_are_written_as_before() -> None
     assert second["retired"] is True
 
 
+def test_another_engine_is_said_and_the_usual_one_is_written_as_before() -> None:
+    usual = metadata_of()
+    assert usual.engine == "onnxruntime"
+    assert "engine" not in json.loads(usual.to_props()["pillsnap"])
+    assert "pillsnap.engine" not in usual.to_props()
+    other = metadata_of(engine="openvino-bf16")
+    assert other.to_props()["pillsnap.engine"] == "openvino-bf16"
+    assert BundleMetadata.from_props(other.to_props(), "m") == other
+    with pytest.raises(ValidationError, match="openvino"):
+        metadata_of(engine="tensorrt")
+
+
 def test_other_keys_of_the_file_do_not_matter() -> None:
     assert BundleMetadata.from_props({**metadata_of().to_props(), "producer": "x"}, "m") == metadata_of()
 

@@ -22,7 +22,7 @@ from pillsnap.evaluation.evidence import EvaluationResult, evaluate
 from pillsnap.evaluation.examples import mistakes_in_order
 from pillsnap.evaluation.latency import choose_photos, measure_latency
 from pillsnap.evaluation.predict import Predictions, predict_split
-from pillsnap.evaluation.report import PREDICTIONS_FILE, write_report
+from pillsnap.evaluation.report import PREDICTIONS_FILE, report_text, write_report
 from pillsnap.gate.decision import Status, decide
 from pillsnap.gate.policy import DEFAULT_PATH, MinimumTestImages, Policy
 from pillsnap.inference.session import PillSession
@@ -80,6 +80,20 @@ def test_evidence_names_what_it_is_of(house: SimpleNamespace) -> None:
     assert (evidence.latency.runs, evidence.latency.threads) == (200, 1)
     assert evidence.latency.image.startswith("5 real test image")
     assert {"python", "onnxruntime", "pillsnap", "hardware"} <= evidence.environment.keys()
+
+
+def test_evidence_and_report_name_the_engine_that_answered(
+    toys: SimpleNamespace, house: SimpleNamespace, tmp_path: Path
+) -> None:
+    metadata = toys.toy_metadata(toys.toy_catalog(6), house.manifest.hash).model_copy(update={"engine": "openvino"})
+    bundle = toys.save_model(tmp_path / "b.onnx", toys.toy_graph(toys.toy_colors(6)), metadata.to_props())
+    evidence = evaluate(bundle, house.manifest, threads=1).evidence
+    assert evidence.latency.provider == "CPU OpenVINO f32"
+    assert evidence.environment["openvino"] == PillSession.load(bundle).engine.version
+    assert "onnxruntime" not in evidence.environment
+    assert f", CPU OpenVINO f32, OpenVINO {evidence.environment['openvino']}." in report_text(evidence, [])
+    usual = house.result.evidence
+    assert f"CPUExecutionProvider, ONNX Runtime {usual.environment['onnxruntime']}." in report_text(usual, [])
 
 
 def test_a_class_without_test_images_is_absent_not_zero(house: SimpleNamespace) -> None:

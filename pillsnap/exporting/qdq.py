@@ -1,0 +1,244 @@
+"""Graphs with 8-bit layers: which layers there are, what ranges they see, and the graph with QuantizeLinear pairs.
+
+Weights int8 per channel, activations uint8: of ONNX Runtime's kernels the fast ones (see docs/decisions/0009). Knows
+ONNX and ONNX Runtime's quantiser; knows nothing of manifests, bundles' metadata or what is accurate enough.
+Legend: N batch, H height, W width, C channel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.calibrate import create_calibrator, save_tensors_data
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES
+from pillsnap.core.errors import BundleError
+
+CALIBRATIONS = {
+    "minmax": CalibrationMethod.MinMax,
+    "entropy": CalibrationMethod.Entropy,
+    "percentile": CalibrationMethod.Percentile,
+}
+_OPTIONS = {
+    "minmax": {"symmetric": False},
+    # The default of 128 bins, over a range that the first image sets, leaves entropy nothing to choose from.
+    "entropy": {"symmetric": False, "num_bins": 512, "num_quantized_bins": 128},
+    "percentile": {"symmetric": False, "num_bins": 2048, "percentile": 99.99},
+}
+_QUANTISED = ("Conv", "Gemm", "MatMul")
+_FLOAT_OUTPUTS = ("Gemm", "MatMul")
+"""What gives logits: 256 levels would be too few for them, and both engines multiply 8-bit numbers into float."""
+_POOLING = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or matrix product with constant weights."""
+
+    name: str
+    macs: int
+    """Multiply-accumulates of one image."""
+    gate: bool
+    """A convolution behind a global pooling, as in squeeze-and-excitation: it costs nothing, and weighs whole maps."""
+
+
+def prepared_graph(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with batch norms folded, constants computed, shapes inferred, and a name for each node.
+
+    Raises:
+        BundleError: ONNX Runtime cannot prepare it.
+    """
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    _name_nodes(named)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(_temporary_folder()))
+        stack.enter_context(_quiet())
+        onnx.save(named, folder / "in.onnx")
+        try:
+            quant_pre_process(folder / "in.onnx", folder / "out.onnx", skip_symbolic_shape=True)
+            prepared = onnx.load(folder / "out.onnx")
+        except Exception as error:  # the quantiser's errors have no common base
+            raise BundleError(f"the graph cannot be prepared for 8 bits ({type(error).__name__}: {error})") from error
+    _name_nodes(prepared)
+    return prepared
+
+
+def layers_of(prepared: onnx.ModelProto) -> tuple[Layer, ...]:
+    """The layers that can be quantised, in the order of the graph. ``prepared``: see `prepared_graph`."""
+    graph = prepared.graph
+    weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    shapes = {
+        value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.output)
+    }
+    pooled: set[str] = set()
+    found = []
+    for node in graph.node:
+        inputs = [name for name in node.input if name and name not in weights]
+        if node.op_type in _POOLING or (inputs and all(name in pooled for name in inputs)):
+            pooled.update(node.output)
+        if node.op_type not in _QUANTISED or len(node.input) < 2 or node.input[1] not in weights:
+            continue
+        kernel = math.prod(weights[node.input[1]])
+        positions = math.prod(shapes.get(node.output[0], [])[2:]) if node.op_type == "Conv" else 1
+        gate = node.op_type == "Conv" and node.input[0] in pooled
+        found.append(Layer(node.name, kernel * max(positions, 1), gate))
+    return tuple(found)
+
+
+def save_ranges(prepared: Path, batches_NHWC_u8: Iterable[NDArray[np.uint8]], calibration: str, ranges: Path) -> None:
+    """Run images through a prepared graph and write the range of each tensor to ``ranges`` (JSON).
+
+    One batch at a time is looked at and forgotten: the memory does not grow with the number of images.
+    """
+    with _temporary_folder() as folder, _quiet():
+        calibrator = create_calibrator(
+            prepared,
+            list(_QUANTISED),
+            augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            calibrate_method=CALIBRATIONS[calibration],
+            extra_options=_OPTIONS[calibration],
+        )
+        for image_NHWC_u8 in batches_NHWC_u8:
+            calibrator.collect_data(_OneBatch(image_NHWC_u8))
+        save_tensors_data(calibrator.compute_data(), ranges)
+
+
+def quantised_graph(
+    prepared: Path, ranges: Path, calibration: str, float_layers: Collection[str], *, float_outputs: bool
+) -> onnx.ModelProto:
+    """The graph with all layers in 8 bits but ``float_layers``.
+
+    Args:
+        prepared: file of a prepared graph.
+        ranges: what `save_ranges` wrote.
+        calibration: by which method.
+        float_layers: names of nodes.
+        float_outputs: leave what a convolution gives in float until the next one takes it. OpenVINO fuses the
+            activation into its 8-bit layer all the same; ONNX Runtime would compute such a convolution in float.
+
+    Raises:
+        BundleError: the quantiser cannot do it.
+    """
+    with _temporary_folder() as folder, _quiet():
+        target = Path(folder) / "q.onnx"
+        try:
+            quantize_static(
+                prepared,
+                target,
+                None,
+                calibration_cache_path=ranges,
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(_QUANTISED),
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=sorted(float_layers),
+                calibrate_method=CALIBRATIONS[calibration],
+                extra_options={
+                    "MatMulConstBOnly": True,
+                    "OpTypesToExcludeOutputQuantization": list(_QUANTISED if float_outputs else _FLOAT_OUTPUTS),
+                },
+            )
+            return onnx.load(target)
+        except Exception as error:  # the quantiser's errors have no common base
+            raise BundleError(f"the graph cannot be quantised ({type(error).__name__}: {error})") from error
+
+
+def set_temperature(model: onnx.ModelProto, temperature: float) -> None:
+    """Make ``probabilities`` = softmax(``logits`` / temperature), whatever it was. The logits stay.
+
+    Raises:
+        BundleError: the graph's probabilities are made in another way.
+    """
+    graph = model.graph
+    logits, probabilities = OUTPUT_NAMES
+    heads = [node for node in graph.node if probabilities in node.output]
+    if [node.op_type for node in heads] != ["Softmax"]:
+        raise BundleError("the graph's probabilities are no softmax; export the model again")
+    graph.node.remove(heads[0])
+    _drop_unused(graph)
+    constant = numpy_helper.from_array(np.asarray(temperature, np.float32), "pillsnap_temperature")
+    graph.initializer.append(constant)
+    graph.node.append(helper.make_node("Div", [logits, constant.name], ["pillsnap_tempered"], "pillsnap_tempered"))
+    graph.node.append(
+        helper.make_node("Softmax", ["pillsnap_tempered"], [probabilities], "pillsnap_probabilities", axis=1)
+    )
+
+
+def tidy(model: onnx.ModelProto) -> None:
+    """Drop what depends on how a graph was made: notes, inferred shapes, operator sets that no node uses."""
+    graph = model.graph
+    del graph.value_info[:]
+    del model.metadata_props[:]
+    used = {node.domain for node in graph.node}
+    kept = [entry for entry in model.opset_import if entry.domain in used or entry.domain in ("", "ai.onnx")]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    model.doc_string = graph.doc_string = ""
+    for entry in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del entry.metadata_props[:]
+    ordered = sorted(graph.initializer, key=lambda tensor: tensor.name)
+    del graph.initializer[:]
+    graph.initializer.extend(ordered)
+
+
+class _OneBatch(CalibrationDataReader):  # type: ignore[misc]  # untyped
+    def __init__(self, image_NHWC_u8: NDArray[np.uint8]) -> None:
+        self._left: list[dict[str, NDArray[np.uint8]]] = [{INPUT_NAME: image_NHWC_u8}]
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]]:
+        return self._left.pop() if self._left else {}
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    taken = {node.name for node in model.graph.node}
+    for number, node in enumerate(model.graph.node):
+        if not node.name:
+            node.name = f"{node.op_type}_{number}"
+            while node.name in taken:
+                node.name += "_"
+            taken.add(node.name)
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    wanted = {output.name for output in graph.output}
+    for node in reversed(list(graph.node)):
+        if wanted.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            wanted.update(node.input)
+    for tensor in list(graph.initializer):
+        if tensor.name not in wanted:
+            graph.initializer.remove(tensor)
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="pillsnap-quantise-")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser prints its progress and warns on the root logger."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        root.setLevel(level)

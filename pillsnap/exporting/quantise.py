@@ -1,0 +1,233 @@
+"""Variants of a bundle: 8-bit, or for another engine. Each is a bundle of its own, to be evaluated and judged.
+
+Needs no PyTorch: the bundle is the source. Static quantisation, calibrated on training images that went through the
+preprocessing that serves; which layers stay in float is measured on validation images, with the engine that will serve.
+The same bundle and manifest give the same bytes. Legend: N images, H height, W width, C channel, K classes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pillsnap.core.bundle import BundleMetadata, Calibration, EngineName, SourceParity
+from pillsnap.core.errors import BundleError, DataError
+from pillsnap.core.files import sha256_file, writing_beside
+from pillsnap.core.manifest import Manifest
+from pillsnap.exporting.float_search import MOST_TRIALS, Loss, Trial, choose_float_layers, chosen, gates
+from pillsnap.exporting.qdq import layers_of, prepared_graph, quantised_graph, save_ranges, set_temperature, tidy
+from pillsnap.exporting.split_images import prepared_batches, spread_over_classes, spread_over_rows
+from pillsnap.exporting.temperature import fit_temperature
+from pillsnap.inference.session import PillSession
+
+CALIBRATION_IMAGES = 256
+LEAST_CALIBRATION_IMAGES = 16
+SEARCH_IMAGES = 256
+"""Validation images of each trial."""
+VALIDATION_IMAGES = 1000
+"""Of the temperature and of the agreement with the source."""
+_BATCH = 8
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, how much of it, and how much in all."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What variant is wanted."""
+
+    precision: Literal["int8", "float"] = "int8"
+    engine: EngineName = "onnxruntime"
+    calibration: Literal["minmax", "entropy", "percentile"] = "percentile"
+    images: int = CALIBRATION_IMAGES
+    """Training images of the calibration; fewer where there are fewer."""
+    search: bool = True
+    """Measure which layers stay in float; False: only those of squeeze-and-excitation."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A bundle that was made from another one."""
+
+    bundle: Path
+    sha256: str
+    size_mb: float
+    metadata: BundleMetadata
+    trials: tuple[Trial, ...]
+    """Of the search for layers that stay in float; empty where there was none."""
+
+
+def make_variant(
+    bundle: Path, manifest: Manifest, out: Path, recipe: Recipe, progress: Progress | None = None
+) -> Variant:
+    """Write a variant of ``bundle`` and measure how it agrees with it.
+
+    Args:
+        bundle: the source, in float32.
+        manifest: of the same drugs: its training images set the ranges, its validation images choose the layers
+            that stay in float, and the temperature.
+        out: the ``.onnx`` file to write.
+        recipe: what variant.
+        progress: called now and then.
+
+    Raises:
+        BundleError: no bundle, one that is 8-bit already, or one that cannot be quantised or computed here.
+        DataError: a manifest of other drugs, or with too few training or no validation images.
+        ImageError, TamperedError: an image of the manifest is gone or another one.
+    """
+    source = PillSession.load(bundle)
+    _check(source, manifest, recipe)
+    tell = progress or (lambda *_: None)
+    maker = _Maker(source, onnx.load_model_from_string(bundle.read_bytes()), manifest, recipe, tell)
+    with tempfile.TemporaryDirectory(prefix="pillsnap-variant-") as folder:
+        model, calibration, trials = maker.graph(Path(folder))
+    metadata = maker.metadata(model, calibration)
+    data = maker.bundle_bytes(model, metadata)
+    PillSession.load(data)
+    with writing_beside(out) as temporary:
+        temporary.write_bytes(data)
+    return Variant(out, sha256_file(out), out.stat().st_size / 1e6, metadata, trials)
+
+
+class _Maker:
+    """One variant in the making: what its steps share."""
+
+    def __init__(
+        self, source: PillSession, model: onnx.ModelProto, manifest: Manifest, recipe: Recipe, tell: Progress
+    ) -> None:
+        self.source, self.model, self.manifest, self.recipe, self.tell = source, model, manifest, recipe, tell
+        classes = source.metadata.classes
+        self.in_use = [index for index, entry in enumerate(classes) if not entry.retired]
+        update = {
+            "engine": recipe.engine,
+            "precision": "int8" if recipe.precision == "int8" else "float32",
+            "source_sha256": source.sha256,
+            "parity": None,  # of the source with PyTorch
+        }
+        self.draft = source.metadata.model_copy(update=update)
+
+    def graph(self, folder: Path) -> tuple[onnx.ModelProto, Calibration | None, tuple[Trial, ...]]:
+        """The variant's graph, how it was calibrated, and what was tried."""
+        if self.recipe.precision == "float":
+            return self.model, None, ()
+        prepared, ranges = folder / "prepared.onnx", folder / "ranges.json"
+        graph = prepared_graph(self.model)
+        layers = layers_of(graph)
+        if not layers:
+            raise BundleError(f"{self.source.source}: holds no layer that could be 8-bit")
+        onnx.save(graph, prepared)
+        rows = spread_over_classes(self.manifest.split("train"), self.recipe.images)
+        batches = self._batches(rows, "calibration images", batch=1)
+        save_ranges(prepared, batches, self.recipe.calibration, ranges)
+
+        def quantised(float_layers: frozenset[str]) -> onnx.ModelProto:
+            model = quantised_graph(
+                prepared,
+                ranges,
+                self.recipe.calibration,
+                float_layers,
+                float_outputs=self.recipe.engine != "onnxruntime",
+            )
+            tidy(model)
+            return model
+
+        float_layers = gates(layers)
+        trials: tuple[Trial, ...] = ()
+        if self.recipe.search:
+            trials = choose_float_layers(layers, self._measure(quantised))
+            float_layers = chosen(trials).float_layers
+        calibration = Calibration(
+            method=self.recipe.calibration,
+            images=rows.num_rows,
+            manifest_hash=self.manifest.hash,
+            float_layers=tuple(layer.name for layer in layers if layer.name in float_layers),
+            layers=len(layers),
+        )
+        return quantised(float_layers), calibration, trials
+
+    def metadata(self, model: onnx.ModelProto, calibration: Calibration | None) -> BundleMetadata:
+        """With the temperature and the agreement of the finished graph."""
+        rows = spread_over_rows(self.manifest.split("val"), VALIDATION_IMAGES)
+        ours = PillSession.load(self.bundle_bytes(model, self.draft))
+        expected, found = [], []
+        for image_NHWC_u8 in self._batches(rows, "validation images"):
+            expected.append(self.source.predict(image_NHWC_u8).logits_NK)
+            found.append(ours.predict(image_NHWC_u8).logits_NK)
+        logits_NK = np.concatenate(found)
+        parity = source_parity(np.concatenate(expected)[:, self.in_use], logits_NK[:, self.in_use])
+        # rounded: what another machine computes differs in the last digits, and the file would too
+        temperature = float(f"{fit_temperature(logits_NK, self.manifest.labels(rows)):.4g}")
+        update = {"temperature": temperature, "calibration": calibration, "source_parity": parity}
+        return self.draft.model_copy(update=update)
+
+    def bundle_bytes(self, model: onnx.ModelProto, metadata: BundleMetadata) -> bytes:
+        """The file: the graph with the temperature of the metadata, and the metadata."""
+        complete = onnx.ModelProto()
+        complete.CopyFrom(model)
+        set_temperature(complete, metadata.temperature)
+        onnx.helper.set_model_props(complete, metadata.to_props())
+        onnx.checker.check_model(complete)
+        return bytes(complete.SerializeToString(deterministic=True))
+
+    def _measure(self, quantised: Callable[[frozenset[str]], onnx.ModelProto]) -> Callable[[frozenset[str]], Loss]:
+        rows = spread_over_rows(self.manifest.split("val"), SEARCH_IMAGES)
+        batches = list(self._batches(rows, "search images"))
+        expected_NK = np.concatenate([self.source.predict(batch).logits_NK for batch in batches])[:, self.in_use]
+        trials = 0
+
+        def measure(float_layers: frozenset[str]) -> Loss:
+            nonlocal trials
+            session = PillSession.load(self.bundle_bytes(quantised(float_layers), self.draft))
+            found_NK = np.concatenate([session.predict(batch).logits_NK for batch in batches])[:, self.in_use]
+            trials += 1
+            self.tell("layers in float, trials", trials, MOST_TRIALS)
+            parity = source_parity(expected_NK, found_NK)
+            return Loss(parity.top1_agreement, parity.mean_relative_difference)
+
+        return measure
+
+    def _batches(self, rows: pa.Table, what: str, batch: int = _BATCH) -> Iterator[NDArray[np.uint8]]:
+        done = 0
+        for image_NHWC_u8 in prepared_batches(self.manifest, rows, self.source.preprocessor, batch):
+            yield image_NHWC_u8
+            done += len(image_NHWC_u8)
+            self.tell(what, done, rows.num_rows)
+
+
+def source_parity(expected_NK: NDArray[np.float32], found_NK: NDArray[np.float32]) -> SourceParity:
+    """How two sets of logits of the same images agree."""
+    difference_NK = np.abs(found_NK - expected_NK)
+    scale = max(float(np.abs(expected_NK).max()), 1e-6)
+    return SourceParity(
+        images=len(expected_NK),
+        top1_agreement=float(f"{(expected_NK.argmax(axis=1) == found_NK.argmax(axis=1)).mean():.6f}"),
+        mean_relative_difference=float(f"{difference_NK.mean() / scale:.3g}"),
+        largest_relative_difference=float(f"{difference_NK.max() / scale:.3g}"),
+    )
+
+
+def _check(source: PillSession, manifest: Manifest, recipe: Recipe) -> None:
+    if source.metadata.precision == "int8":
+        raise BundleError(f"{source.source}: is 8-bit already; give the bundle that it was made from (float32)")
+    ours = [(entry.kcode, entry.retired) for entry in source.metadata.classes]
+    theirs = [(drug.kcode, drug.retired) for drug in manifest.catalog.drugs]
+    if ours != theirs:
+        raise DataError(
+            f"{manifest.root}: is of other drugs than {source.source} ({len(theirs)} and {len(ours)} classes, or "
+            "another order); give the data set that the model was trained on"
+        )
+    if manifest.split("val").num_rows == 0:
+        raise DataError(f"{manifest.root}: the val split is empty; it sets the temperature of the variant")
+    images = manifest.split("train").num_rows
+    if recipe.precision == "int8" and min(images, recipe.images) < LEAST_CALIBRATION_IMAGES:
+        raise DataError(
+            f"{manifest.root}: {images} training images, {recipe.images} asked for; the ranges of an 8-bit net need at "
+            f"least {LEAST_CALIBRATION_IMAGES}"
+        )

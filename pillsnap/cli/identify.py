@@ -40,6 +40,9 @@ def identify(photos: tuple[Path, ...], name: str, alias: str, bundle: Path | Non
                 unusable.append(str(error))
                 click.echo(f"  not identified: {error}")
                 continue
+            threshold = session.metadata.unsure_below
+            if threshold is not None and answers[0].confidence < threshold:
+                click.echo(f"  NOT SURE (under {threshold:.0%}): check the imprint, do not rely on this")
             for answer in answers:
                 drug = f"{answer.kcode}  {answer.drug_name} ({answer.manufacturer})"
                 click.echo(f"  {answer.rank}. {answer.confidence:6.1%}  {drug}")

@@ -103,6 +103,9 @@ class BundleMetadata(BaseModel):
     preprocessing_fingerprint: str
     temperature: float = Field(gt=0)
     """probabilities = softmax(logits / temperature), fitted on the validation split."""
+    unsure_below: float | None = Field(default=None, gt=0, lt=1, exclude_if=lambda value: value is None)
+    """Confidence under which an answer is to be called not sure, fitted on the validation split; None: of a bundle that
+    was made before it was fitted."""
     provenance: Provenance
     parity: PyTorchParity | None = Field(default=None, exclude_if=lambda value: value is None)
     """None: of a bundle that was made before it was kept."""

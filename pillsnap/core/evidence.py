@@ -126,7 +126,9 @@ class Evidence(StoredDocument):
     look_alikes: tuple[tuple[str, str, float], ...] = ()
     """(K-CODE, K-CODE, share of the photos of both that are taken for the other), the most confusable first."""
     calibration: dict[str, float] = Field(default_factory=dict)
-    """``temperature`` (fitted on validation), ``ece``, ``ece_uncalibrated``."""
+    """``temperature`` (fitted on validation), ``ece``, ``ece_uncalibrated``. Where the bundle says under which
+    confidence it is not sure (``unsure_below``): the share of the test answers that are sure (``sure_share``), and of
+    these the share that is right (``right_when_sure``)."""
     agreements: dict[str, Agreement] = Field(default_factory=dict)
     """``pytorch``, ``client`` (the phone's crop, 512 pixels and JPEG), ``quantised``: as far as they were measured."""
     comparison: Comparison | None = None

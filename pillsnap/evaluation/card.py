@@ -70,6 +70,10 @@ def _figures(evidence: Evidence) -> str:
         )
     if "ece" in evidence.calibration:
         rows.append(f"| Calibration error | {evidence.calibration['ece']:.1%} | | |")
+    if "right_when_sure" in evidence.calibration:
+        sure = f"{evidence.calibration['sure_share']:.1%} of the answers"
+        below = f"under {evidence.calibration['unsure_below']:.0%} it says: not sure"
+        rows.append(f"| Right when sure | {evidence.calibration['right_when_sure']:.1%} | {sure} | {below} |")
     for name, agreement in evidence.agreements.items():
         rows.append(f"| Same answer: {plain(name)} | {agreement.top1:.1%} | | {agreement.images} |")
     if evidence.comparison is not None:

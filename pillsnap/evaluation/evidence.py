@@ -198,7 +198,8 @@ def _slices(
 def _calibration(
     session: PillSession, predictions: Predictions, right_N: metrics.Bools, ece: float
 ) -> dict[str, float]:
-    """The error of the confidences with the temperature of the bundle, and as it would be without (at 1)."""
+    """The error of the confidences with the temperature of the bundle, and as it would be without (at 1); and what
+    became of the threshold of "not sure"."""
     temperature = session.metadata.temperature
     log_NK = np.log(np.maximum(predictions.probabilities_NK.astype(np.float64), 1e-38)) * temperature
     raw_NK = softmax(log_NK, axis=1)
@@ -207,7 +208,19 @@ def _calibration(
         "temperature": temperature,
         "ece": ece,
         "ece_uncalibrated": metrics.expected_calibration_error(raw),
+        **_selective(session.metadata.unsure_below, predictions.confidences_N, right_N),
     }
+
+
+def _selective(
+    unsure_below: float | None, confidences_N: NDArray[np.float32], right_N: metrics.Bools
+) -> dict[str, float]:
+    """How many test answers are called sure, and how many of these are right."""
+    if unsure_below is None:
+        return {}
+    sure_N = confidences_N >= unsure_below
+    found = {"unsure_below": unsure_below, "sure_share": float(sure_N.mean())}
+    return {**found, "right_when_sure": float(right_N[sure_N].mean())} if sure_N.any() else found
 
 
 def _code() -> dict[str, str]:

@@ -34,7 +34,7 @@ from pillsnap.core.errors import BundleError, DataError
 from pillsnap.core.files import sha256_file, writing_beside
 from pillsnap.core.manifest import Manifest, Split
 from pillsnap.core.preprocessing import InferencePreprocessor
-from pillsnap.exporting.temperature import fit_temperature
+from pillsnap.exporting.temperature import fit_temperature, fit_unsure_below
 from pillsnap.inference.session import PillSession
 from pillsnap.training.backbone import PillNet
 from pillsnap.training.checkpoint import Checkpoint
@@ -106,7 +106,8 @@ def export_bundle(
     logits_NK, label_N = _logits_of_split(net, checkpoint, manifest, "val")
     logits_NK[:, retired] = RETIRED_LOGIT
     temperature = fit_temperature(logits_NK, label_N)
-    metadata = _metadata(checkpoint, manifest, temperature, run_id, git_commit)
+    unsure_below = fit_unsure_below(logits_NK, temperature, label_N)
+    metadata = _metadata(checkpoint, manifest, temperature, unsure_below, run_id, git_commit)
     model = _to_onnx(_BundleGraph(net, temperature, retired, len(checkpoint.kcodes)).eval(), metadata)
     with writing_beside(bundle) as temporary:
         onnx.save(model, temporary)
@@ -118,7 +119,7 @@ def export_bundle(
 
 
 def _metadata(
-    checkpoint: Checkpoint, manifest: Manifest, temperature: float, run_id: str, git_commit: str
+    checkpoint: Checkpoint, manifest: Manifest, temperature: float, unsure_below: float, run_id: str, git_commit: str
 ) -> BundleMetadata:
     preprocessing = checkpoint.config.preprocessing
     return BundleMetadata(
@@ -131,6 +132,7 @@ def _metadata(
         preprocessing=preprocessing,
         preprocessing_fingerprint=preprocessing.fingerprint,
         temperature=temperature,
+        unsure_below=unsure_below,
         provenance=Provenance(
             manifest_hash=checkpoint.manifest_hash,
             backbone=checkpoint.config.model.backbone,

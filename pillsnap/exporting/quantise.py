@@ -25,7 +25,7 @@ from pillsnap.core.manifest import Manifest
 from pillsnap.exporting.float_search import MOST_TRIALS, Loss, Trial, choose_float_layers, chosen, gates
 from pillsnap.exporting.qdq import layers_of, prepared_graph, quantised_graph, save_ranges, set_temperature, tidy
 from pillsnap.exporting.split_images import prepared_batches, spread_over_classes, spread_over_rows
-from pillsnap.exporting.temperature import fit_temperature
+from pillsnap.exporting.temperature import fit_temperature, fit_unsure_below
 from pillsnap.inference.session import PillSession
 
 CALIBRATION_IMAGES = 256
@@ -163,8 +163,14 @@ class _Maker:
         logits_NK = np.concatenate(found)
         parity = source_parity(np.concatenate(expected)[:, self.in_use], logits_NK[:, self.in_use])
         # rounded: what another machine computes differs in the last digits, and the file would too
-        temperature = float(f"{fit_temperature(logits_NK, self.manifest.labels(rows)):.4g}")
-        update = {"temperature": temperature, "calibration": calibration, "source_parity": parity}
+        label_N = self.manifest.labels(rows)
+        temperature = float(f"{fit_temperature(logits_NK, label_N):.4g}")
+        update = {
+            "temperature": temperature,
+            "unsure_below": fit_unsure_below(logits_NK, temperature, label_N),
+            "calibration": calibration,
+            "source_parity": parity,
+        }
         return self.draft.model_copy(update=update)
 
     def bundle_bytes(self, model: onnx.ModelProto, metadata: BundleMetadata) -> bytes:

@@ -35,7 +35,8 @@ class LoadedModel:
     @property
     def unsure_below(self) -> float:
         """Confidence (0..1) under which an answer is called not sure."""
-        return UNSURE_BELOW
+        fitted = self.session.metadata.unsure_below
+        return UNSURE_BELOW if fitted is None else fitted
 
 
 class Slot:

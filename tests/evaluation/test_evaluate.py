@@ -72,6 +72,19 @@ def test_figures_are_those_of_the_painted_pictures(house: SimpleNamespace) -> No
     assert evidence.failures == ("K-990004", "K-990001", "K-990003")
 
 
+def test_how_many_answers_are_sure_and_right_is_measured(
+    house: SimpleNamespace, toys: SimpleNamespace, tmp_path: Path
+) -> None:
+    assert "sure_share" not in house.result.evidence.calibration, "this bundle names no threshold"
+    metadata = toys.toy_metadata(toys.toy_catalog(6), house.manifest.hash)
+    props = metadata.model_copy(update={"unsure_below": 0.5}).to_props()
+    bundle = toys.save_model(tmp_path / "t.onnx", toys.toy_graph(toys.toy_colors(6)), props)
+    calibration = evaluate(bundle, house.manifest).evidence.calibration
+    assert calibration["unsure_below"] == 0.5
+    assert calibration["sure_share"] == 1, "the toy is sure of every colour"
+    assert calibration["right_when_sure"] == pytest.approx(0.7)
+
+
 def test_evidence_names_what_it_is_of(house: SimpleNamespace) -> None:
     evidence = house.result.evidence
     assert evidence.bundle_sha256 == sha256_file(house.bundle)

@@ -25,7 +25,7 @@ from pillsnap.core.preprocessing import InferencePreprocessor, UnifiedPreprocess
 from pillsnap.evaluation.evidence import evaluate
 from pillsnap.exporting import export as module
 from pillsnap.exporting.export import export_bundle
-from pillsnap.exporting.temperature import fit_temperature
+from pillsnap.exporting.temperature import fit_temperature, fit_unsure_below
 from pillsnap.inference.session import PillSession
 
 Tamper = Callable[[onnx.ModelProto], None]
@@ -90,6 +90,7 @@ def test_metadata_is_complete(house: SimpleNamespace, session: PillSession) -> N
         preprocessing=spec,
         preprocessing_fingerprint=spec.fingerprint,
         temperature=house.result.temperature,
+        unsure_below=session.metadata.unsure_below,
         provenance=Provenance(
             manifest_hash=house.manifest.hash,
             backbone="resnet18",
@@ -101,6 +102,15 @@ def test_metadata_is_complete(house: SimpleNamespace, session: PillSession) -> N
     )  # fmt: skip
     props = {entry.key: entry.value for entry in onnx.load(house.bundle).metadata_props}
     assert props == session.metadata.to_props()
+
+
+def test_when_it_is_not_sure_was_fitted_on_validation(house: SimpleNamespace, session: PillSession) -> None:
+    rows = house.manifest.split("val")
+    images = [session.preprocessor.prepare_for_model(house.manifest.read_image(path, sha256))
+              for path, sha256 in zip(rows["path"].to_pylist(), rows["sha256"].to_pylist(), strict=True)]  # fmt: skip
+    logits_NK = session.predict(np.concatenate(images)).logits_NK
+    expected = fit_unsure_below(logits_NK, house.result.temperature, house.manifest.labels(rows))
+    assert session.metadata.unsure_below == pytest.approx(expected, abs=0.011)
 
 
 def test_the_report_is_of_this_file(house: SimpleNamespace) -> None:

@@ -78,6 +78,18 @@ def test_not_sure_is_said(client_of: ClientOf, toy: SimpleNamespace, tmp_path: P
         assert "pillsnap_unsure_total 1.0" in client.get("/metrics").text
 
 
+def test_the_bundle_says_when_it_is_not_sure(client_of: ClientOf, toy: SimpleNamespace, tmp_path: Path) -> None:
+    metadata = toy.toy_metadata(toy.toy_catalog(6))
+    strict = metadata.model_copy(update={"unsure_below": 0.99, "temperature": 1.0})
+    graph = toy.toy_graph(toy.toy_colors(6) / 4)  # colours so alike that no answer is as sure as that
+    model = toy.save_model(tmp_path / "strict.onnx", graph, strict.to_props())
+    with client_of(model=str(model)) as client:
+        answer = client.post(PREDICT, content=toy.jpeg(0), headers=JPEG).json()
+        assert answer["unsure_below"] == 0.99
+        assert answer["sure"] is (answer["predictions"][0]["confidence"] >= 0.99)
+        assert client.get("/v1/narrow/info").json()["unsure_below"] == 0.99
+
+
 def test_batch_keeps_order_and_says_what_is_wrong(client: TestClient, toy: SimpleNamespace) -> None:
     files = [
         ("images", ("a.jpg", toy.jpeg(0), "image/jpeg")),

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "tune": ("pillsnap.cli.tune", "tune", "Search the best parameters with Optuna."),
     "export": ("pillsnap.cli.export", "export", "Turn a checkpoint into a bundle (one ONNX file)."),
     "quantise": ("pillsnap.cli.quantise", "quantise", "Make a variant of a bundle: in 8 bits, or for another engine."),
+    "parity": ("pillsnap.cli.parity", "parity", "Compare bundles on the test images: accuracy, agreement, logits."),
     "benchmark": ("pillsnap.cli.benchmark", "benchmark", "Time a bundle by threads, batch and stage."),
     "evaluate": ("pillsnap.cli.evaluate", "evaluate", "Measure a bundle on the test split: evidence and pictures."),
     "gate": ("pillsnap.cli.gate", "gate", "Judge evidence by the policy: PROMOTE, HOLD or REJECT."),

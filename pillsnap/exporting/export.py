@@ -10,7 +10,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -215,6 +215,12 @@ def _run_torch(net: PillNet, images_NHWC_u8: NDArray[np.uint8]) -> NDArray[np.fl
     with torch.inference_mode():
         parts = [net(torch.from_numpy(images_NHWC_u8[i : i + _BATCH])) for i in range(0, len(images_NHWC_u8), _BATCH)]
     return np.asarray(torch.cat(parts).numpy(), np.float32)
+
+
+def checkpoint_logits(checkpoint: Checkpoint) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """The net of a checkpoint in PyTorch: ``image_NHWC_u8`` → ``logits_NK``, retired drugs among them."""
+    net = checkpoint.build_net()
+    return lambda images_NHWC_u8: _run_torch(net, images_NHWC_u8)
 
 
 def _measure_parity(net: PillNet, bundle: Path, checkpoint: Checkpoint, manifest: Manifest) -> PyTorchParity:

@@ -57,7 +57,7 @@ def test_every_combination_is_timed_in_turns(
         for threads in (1, 2):
             assert {(name, threads, what, 1) for what in (WHOLE, *STAGES)} <= found
             assert (name, threads, "inference", 3) in found
-    assert all(0 < t.least_ms <= t.p50_ms <= t.p95_ms <= t.p99_ms for t in result.timings)
+    assert all(0 <= t.least_ms <= t.p50_ms <= t.p95_ms <= t.p99_ms for t in result.timings)
     assert {t.runs for t in result.timings if t.photo} == {7}
     turns = (
         [str(bundle)] + [str(other)] + ([str(bundle)] * 6 + [str(other)] * 6) + ([str(bundle)] * 3 + [str(other)] * 3)

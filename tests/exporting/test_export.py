@@ -13,10 +13,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from onnx import numpy_helper
 from scipy.special import softmax
 
 from pillsnap import __version__
+from pillsnap.cli.main import cli
 from pillsnap.core.bundle import BundleClass, BundleMetadata, Provenance
 from pillsnap.core.errors import BundleError, DataError, ImageError, TamperedError
 from pillsnap.core.files import sha256_file
@@ -370,3 +372,14 @@ def test_export_is_quiet_and_leaves_logging_as_it_was(
     assert capsys.readouterr().out == ""
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO] == []
     assert {entry.key: entry.value for entry in model.metadata_props} == metadata.to_props()
+
+
+def test_the_parity_table_has_pytorch_beside_the_bundle(house: SimpleNamespace, tmp_path: Path) -> None:
+    house.checkpoint.save(tmp_path / "c.pt")
+    arguments = ["parity", str(house.bundle), "--manifest", str(house.manifest.root), "--images", "6"]
+    done = CliRunner().invoke(cli, [*arguments, "--checkpoint", str(tmp_path / "c.pt"), "--threads", "1"])
+    assert done.exit_code == 0, done.output
+    assert "Against PyTorch, batch 1, direct" in done.output
+    lines = [line for line in done.output.splitlines() if line.startswith("| pillsnap (float32, onnxruntime) ")]
+    assert len(lines) == 4
+    assert "| 100.00% |" in lines[0]

@@ -46,8 +46,9 @@ def free_port() -> int:
 class Platform:
     """The services of the file, by name."""
 
-    def __init__(self, folder: Path, postgres_port: int, s3_port: int) -> None:
+    def __init__(self, folder: Path, postgres_port: int, s3_port: int, slim_python: Path) -> None:
         self.folder = folder
+        self.slim_python = slim_python
         self.services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
         self.secrets = {
             "PILLSNAP_DATABASE_PASSWORD": "database-secret",
@@ -95,6 +96,8 @@ class Platform:
         command = [self.words(name, word) for word in [*service.get("entrypoint", ["pillsnap"]), *service["command"]]]
         if command[0] == "python":
             command[0] = sys.executable
+        if name == "serve":  # its image has no more than the slim list
+            command[:1] = [str(self.slim_python), "-m", "pillsnap"]
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 command, env=self.environment(name), cwd=self.folder, stdout=log, stderr=log, start_new_session=True
@@ -136,8 +139,21 @@ class Platform:
         return (self.folder / "home" / "passwords" / user).read_text().strip()
 
 
+@pytest.fixture(scope="module")
+def slim_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment as the Dockerfile makes it for the server: the slim list, and nothing else."""
+    folder = tmp_path_factory.mktemp("slim") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    listed = PROJECT / "requirements" / "serve-slim.txt"
+    install = [str(python), "-m", "pip", "install", "-q", "-c", str(PROJECT / "constraints.txt"), "-r", str(listed)]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return python
+
+
 @pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
+def platform(tmp_path: Path, slim_python: Path) -> Iterator[Platform]:
     from moto.server import ThreadedMotoServer
 
     servers = runpy.run_path(str(PROJECT / "tests" / "tuning" / "servers.py"))
@@ -155,7 +171,7 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
 
             with psycopg.connect(f"postgresql://pillsnap@127.0.0.1:{port}/postgres", autocommit=True) as connection:
                 connection.execute("CREATE DATABASE pillsnap")
-            made = Platform(tmp_path, port, int(s3.get_host_and_port()[1]))
+            made = Platform(tmp_path, port, int(s3.get_host_and_port()[1]), slim_python)
             try:
                 yield made
             finally:
@@ -245,6 +261,25 @@ def test_from_nothing_to_an_answer(platform: Platform, fresh_store: Path, monkey
     for name in ("registry", "gate", "serve", "logins"):
         for secret in platform.secrets.values():
             assert secret not in platform.log(name), name
+
+
+def test_the_slim_environment_is_slim(slim_python: Path) -> None:
+    found = subprocess.run(
+        [str(slim_python), "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True
+    ).stdout.lower()
+    names = {line.split("==")[0] for line in found.splitlines()}
+    assert {"onnxruntime", "fastapi", "mlflow-skinny"} <= names
+    assert not names & {
+        "torch",
+        "torchvision",
+        "timm",
+        "mlflow",
+        "pandas",
+        "scikit-learn",
+        "scipy",
+        "matplotlib",
+        "optuna",
+    }
 
 
 def test_the_files_are_sound() -> None:

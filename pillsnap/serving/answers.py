@@ -11,7 +11,7 @@ from pillsnap.serving.problems import Problem
 
 
 class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)  # they are the document's descriptions
 
 
 class Prediction(_Answer):

@@ -54,7 +54,8 @@ _PHOTO_PROBLEMS = (
     "too_many_scans", "too_small", "too_many_images", "bad_parameter", "wrong_host", "overloaded",
     "deadline_exceeded", "not_ready",
 )  # fmt: skip
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FILE = {"type": "string", "format": "binary"}
+_FILES = {"type": "array", "minItems": 1, "maxItems": MOST_IMAGES, "items": _FILE}
 
 
 def from_environment() -> FastAPI:
@@ -116,22 +117,10 @@ def create_app(settings: ServeSettings, source: ModelSource) -> FastAPI:
         responses=responses(*_PHOTO_PROBLEMS),
         dependencies=[need_key],
         tags=["narrow"],
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "description": "The photo itself, or a form with one file `image`. At most 10 MiB; JPEG is expected.",
-                "content": {
-                    **dict.fromkeys(IMAGE_TYPES, _BINARY),
-                    FORM_TYPE: {
-                        "schema": {
-                            "type": "object",
-                            "required": ["image"],
-                            "properties": {"image": {"type": "string", "format": "binary"}},
-                        }
-                    },
-                },
-            }
-        },
+        openapi_extra=_body(
+            "The photo itself, or a form with one file `image`. At most 10 MiB; JPEG is expected.",
+            {**dict.fromkeys(IMAGE_TYPES, {"schema": _FILE}), FORM_TYPE: {"schema": _form("image", _FILE)}},
+        ),
     )
     async def predict(request: Request) -> Any:
         """The five most probable drugs of one photo."""
@@ -156,28 +145,10 @@ def create_app(settings: ServeSettings, source: ModelSource) -> FastAPI:
         responses=responses(*_PHOTO_PROBLEMS),
         dependencies=[need_key],
         tags=["narrow"],
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "description": f"A form with 1 to {MOST_IMAGES} files, all named `images`.",
-                "content": {
-                    FORM_TYPE: {
-                        "schema": {
-                            "type": "object",
-                            "required": ["images"],
-                            "properties": {
-                                "images": {
-                                    "type": "array",
-                                    "minItems": 1,
-                                    "maxItems": MOST_IMAGES,
-                                    "items": {"type": "string", "format": "binary"},
-                                }
-                            },
-                        }
-                    }
-                },
-            }
-        },
+        openapi_extra=_body(
+            f"A form with 1 to {MOST_IMAGES} files, all named `images`.",
+            {FORM_TYPE: {"schema": _form("images", _FILES)}},
+        ),
     )
     async def batch_predict(
         request: Request,
@@ -290,6 +261,15 @@ def create_app(settings: ServeSettings, source: ModelSource) -> FastAPI:
         )
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     return app
+
+
+def _body(description: str, content: dict[str, Any]) -> dict[str, Any]:
+    """Of a request, for the OpenAPI document: FastAPI does not see what a route reads by itself."""
+    return {"requestBody": {"required": True, "description": description, "content": content}}
+
+
+def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": [field], "properties": {field: schema}}
 
 
 def _answer_all(

@@ -10,7 +10,7 @@ import logging
 import threading
 from dataclasses import dataclass
 
-from pillsnap.core.errors import PillSnapError, StoreError
+from pillsnap.core.errors import BundleError, PillSnapError, StoreError
 from pillsnap.serving.metrics import Metrics
 from pillsnap.serving.slot import Slot
 from pillsnap.serving.sources import ModelSource
@@ -67,7 +67,7 @@ class Follower:
                 _log.warning("serving the kept copy of %s", model.title)
             return
         except PillSnapError as error:
-            word = "not_loadable" if type(error).__name__ == "BundleError" else "not_proven"
+            word = "not_loadable" if isinstance(error, BundleError) else "not_proven"
             self._stand(Standing(source_up=True, refused=word), error)
             return
         except Exception as error:  # a thread that dies would leave an old model in place for ever, unseen

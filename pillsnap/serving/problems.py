@@ -171,7 +171,7 @@ KINDS: dict[str, Kind] = {
 class Problem(BaseModel):
     """RFC 9457 problem details."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     type: str = Field(examples=["urn:pillsnap:problem:truncated"])
     title: str = Field(examples=["The picture is cut off"])

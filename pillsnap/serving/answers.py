@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from pillsnap.core.image_validator import Finding
 from pillsnap.serving.problems import Problem
+from pillsnap.serving.slot import LoadedModel
 
 
 class _Answer(BaseModel):
@@ -34,6 +35,11 @@ class Model(_Answer):
     alias: str | None = Field(examples=["champion"])
     sha256: str = Field(examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])
     """Of the ONNX file."""
+
+    @classmethod
+    def of(cls, model: LoadedModel) -> Self:
+        """As it is named in answers."""
+        return cls(name=model.name, version=model.version, alias=model.alias, sha256=model.session.sha256)
 
 
 class Image(_Answer):

@@ -21,7 +21,7 @@ import pytest
 import requests
 from starlette.testclient import TestClient
 
-from pillsnap.serving.app import create_app, source_of
+from pillsnap.serving.app import create_app
 from pillsnap.serving.settings import ServeSettings
 
 _TOY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "toy.py")))
@@ -70,7 +70,7 @@ def client_of(settings: Callable[..., ServeSettings]) -> Callable[..., AbstractC
     @contextmanager
     def make(source: Any = None, **values: Any) -> Iterator[TestClient]:
         chosen = settings(**values)
-        app = create_app(chosen, source or source_of(chosen))
+        app = create_app(chosen, source)
         with TestClient(app, raise_server_exceptions=False) as client:
             yield client
 
@@ -83,7 +83,7 @@ def client(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
     chosen = ServeSettings(
         model=str(bundle), home=tmp_path_factory.mktemp("home"), threads=1, concurrency=2, poll_s=3600.0
     )
-    with TestClient(create_app(chosen, source_of(chosen)), raise_server_exceptions=False) as made:
+    with TestClient(create_app(chosen), raise_server_exceptions=False) as made:
         yield made
 
 

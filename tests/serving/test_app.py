@@ -286,7 +286,7 @@ def test_security_headers_stand_on_everything(client: TestClient) -> None:
 
 def test_a_fault_says_nothing_of_itself(client_of: ClientOf, toy: SimpleNamespace, bundle: Path) -> None:
     with client_of() as client:
-        model = client.app.state.slot.model  # type: ignore[attr-defined]
+        model = client.app.state.house.slot.model  # type: ignore[attr-defined]
 
         def broken(*_: Any) -> None:
             raise RuntimeError(f"secret at {bundle}")

@@ -183,11 +183,11 @@ class Missing:
             raise ModuleNotFoundError("not in the slim image: " + name, name=name)
 sys.meta_path.insert(0, Missing())
 from starlette.testclient import TestClient
-from pillsnap.serving.app import create_app, source_of
+from pillsnap.serving.app import create_app
 from pillsnap.serving.settings import ServeSettings
 import pillsnap.cli.serve, pillsnap.serving.process
 settings = ServeSettings(model={str(bundle)!r}, threads=1, concurrency=1)
-with TestClient(create_app(settings, source_of(settings))) as client:
+with TestClient(create_app(settings)) as client:
     answer = client.post("/v1/narrow/predict", content=open({str(photo)!r}, "rb").read(),
                          headers={{"Content-Type": "image/jpeg"}})
     print(answer.json()["predictions"][0]["kcode"])

@@ -60,19 +60,15 @@ class Follower:
         try:
             model = self.source.look(self.slot.model)
         except StoreError as error:
-            self._stand(Standing(source_up=False, refused=None), error)
-            if self.slot.model is None and (model := self.source.kept()) is not None:
-                self.slot.model = model
-                self.metrics.loaded(model)
-                _log.warning("serving the kept copy of %s", model.title)
+            self._stay(Standing(source_up=False, refused=None), error)
             return
         except PillSnapError as error:
             word = "not_loadable" if isinstance(error, BundleError) else "not_proven"
-            self._stand(Standing(source_up=True, refused=word), error)
+            self._stay(Standing(source_up=True, refused=word), error)
             return
         except Exception as error:  # a thread that dies would leave an old model in place for ever, unseen
             _log.exception("looking for the model failed")
-            self._stand(Standing(source_up=False, refused=None), error)
+            self._stay(Standing(source_up=False, refused=None), error)
             return
         self._stand(Standing(source_up=True, refused=None), None)
         if model is not None:
@@ -81,6 +77,14 @@ class Follower:
             self.metrics.loaded(model)
             was = "" if former is None else f"; before: {former.title}"
             _log.info("serving %s, sha256 %s%s", model.title, model.session.sha256[:12], was)
+
+    def _stay(self, standing: Standing, error: Exception) -> None:
+        """With the present model; where there is none, with the last one that was proven."""
+        self._stand(standing, error)
+        if self.slot.model is None and (model := self.source.kept()) is not None:
+            self.slot.model = model
+            self.metrics.loaded(model)
+            _log.warning("serving the kept copy of %s", model.title)
 
     def _run(self) -> None:
         while not self._stop.wait(self.poll_s):

@@ -81,7 +81,14 @@ class Follower:
     def _stay(self, standing: Standing, error: Exception) -> None:
         """With the present model; where there is none, with the last one that was proven."""
         self._stand(standing, error)
-        if self.slot.model is None and (model := self.source.kept()) is not None:
+        if self.slot.model is not None:
+            return
+        try:
+            model = self.source.kept()
+        except PillSnapError as second:
+            _log.warning("the kept copy cannot be loaded: %s", second)
+            return
+        if model is not None:
             self.slot.model = model
             self.metrics.loaded(model)
             _log.warning("serving the kept copy of %s", model.title)

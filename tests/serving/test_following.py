@@ -20,7 +20,7 @@ from pillsnap.serving.slot import LoadedModel, Slot
 class Source:
     """Answers what it is told to."""
 
-    def __init__(self, *answers: LoadedModel | Exception | None, copy: LoadedModel | None = None) -> None:
+    def __init__(self, *answers: LoadedModel | Exception | None, copy: Any = None) -> None:
         self.answers = list(answers)
         self.copy = copy
 
@@ -31,6 +31,8 @@ class Source:
         return answer
 
     def kept(self) -> LoadedModel | None:
+        if isinstance(self.copy, Exception):
+            raise self.copy
         return self.copy
 
 
@@ -44,7 +46,7 @@ def model(session: PillSession) -> Any:
     return lambda version, kept=False: LoadedModel(session, "pills", version, "champion", None, kept)
 
 
-def follower_of(*answers: Any, copy: LoadedModel | None = None) -> Follower:
+def follower_of(*answers: Any, copy: Any = None) -> Follower:
     return Follower(Slot(), Source(*answers, copy=copy), 3600, Metrics())
 
 
@@ -99,8 +101,9 @@ def test_where_the_champion_is_refused_at_the_start_the_copy_answers_and_the_ala
     assert follower.standing.refused == "not_proven"
 
 
-def test_without_a_copy_nothing_answers(model: Any) -> None:
-    follower = follower_of(GateRefusedError("changed"))
+@pytest.mark.parametrize("copy", [None, BundleError("its engine is not installed")])
+def test_without_a_copy_nothing_answers(model: Any, copy: Any) -> None:
+    follower = follower_of(GateRefusedError("changed"), copy=copy)
     follower.look()
     with pytest.raises(ProblemError, match="not_ready"):
         follower.slot.take()

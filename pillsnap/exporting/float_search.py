@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from pillsnap.exporting.qdq import Layer
 
-AGREEMENT_GOAL = 0.995
-"""Share of images with the same first answer as in float."""
-ERROR_GOAL = 0.01
+AGREEMENT_GOAL = 0.9975
+"""Share of images with the same first answer as in float. Half the 0.5 % that a variant may differ by: what was chosen
+for these images does a little worse on others."""
+ERROR_GOAL = 0.003
 """Mean difference of a logit, as a share of the largest logit."""
 MOST_FLOAT_MACS = 0.35
 """Share of the multiply-accumulates that may stay in float: in float they take two to three times as long."""
@@ -83,7 +84,7 @@ def choose_float_layers(layers: Sequence[Layer], measure: Measure) -> tuple[Tria
         if sum(macs[layer] for layer in together) > room:
             continue
         loss = measure(together)
-        kept = loss.error < best.loss.error and loss.agreement >= best.loss.agreement
+        kept = loss.error < best.loss.error  # steadier than the agreement, of which one image is a step
         trial = Trial(f"and {name}", together, loss, kept)
         trials.append(trial)
         if kept:

@@ -36,7 +36,7 @@ _OPTIONS = {
     "minmax": {"symmetric": False},
     # The default of 128 bins, over a range that the first image sets, leaves entropy nothing to choose from.
     "entropy": {"symmetric": False, "num_bins": 512, "num_quantized_bins": 128},
-    "percentile": {"symmetric": False, "num_bins": 2048, "percentile": 99.99},
+    "percentile": {"symmetric": False, "num_bins": 2048, "percentile": 99.999},
 }
 _QUANTISED = ("Conv", "Gemm", "MatMul")
 _FLOAT_OUTPUTS = ("Gemm", "MatMul")

@@ -30,10 +30,9 @@ from pillsnap.inference.session import PillSession
 
 CALIBRATION_IMAGES = 256
 LEAST_CALIBRATION_IMAGES = 16
-SEARCH_IMAGES = 256
-"""Validation images of each trial."""
 VALIDATION_IMAGES = 1000
-"""Of the temperature and of the agreement with the source."""
+"""Of the temperature and of the agreement with the source; of each trial too, where the images are small."""
+_SEARCH_PIXELS = 256 * 512 * 512
 _BATCH = 8
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how much of it, and how much in all."""
@@ -183,7 +182,7 @@ class _Maker:
         return bytes(complete.SerializeToString(deterministic=True))
 
     def _measure(self, quantised: Callable[[frozenset[str]], onnx.ModelProto]) -> Callable[[frozenset[str]], Loss]:
-        rows = spread_over_rows(self.manifest.split("val"), SEARCH_IMAGES)
+        rows = spread_over_rows(self.manifest.split("val"), search_images(self.source))
         batches = list(self._batches(rows, "search images"))
         expected_NK = np.concatenate([self.source.predict(batch).logits_NK for batch in batches])[:, self.in_use]
         trials = 0
@@ -205,6 +204,11 @@ class _Maker:
             yield image_NHWC_u8
             done += len(image_NHWC_u8)
             self.tell(what, done, rows.num_rows)
+
+
+def search_images(source: PillSession) -> int:
+    """Validation images of each trial: 256 at 512 pixels, more of smaller ones."""
+    return min(VALIDATION_IMAGES, max(1, _SEARCH_PIXELS // source.metadata.preprocessing.target_size**2))
 
 
 def source_parity(expected_NK: NDArray[np.float32], found_NK: NDArray[np.float32]) -> SourceParity:

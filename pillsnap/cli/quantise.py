@@ -96,3 +96,4 @@ def quantise(
         f"{parity.largest_relative_difference:.2e})"
     )
     click.echo(f"next: pillsnap evaluate {out} --manifest {manifest_dir} --out evaluation")
+    click.echo(f"then: pillsnap registry register --bundle {out}   (a candidate of its own)")

@@ -22,13 +22,21 @@ for command in (keygen, keys, history, verify, server, users, gate_service):
 
 
 @registry.command()
-@click.argument("run_id")
+@click.argument("run_id", required=False)
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A bundle as a file in place of RUN_ID: a variant from `pillsnap quantise`. It becomes the model of a new run.",
+)
 @name_option
-def register(run_id: str, name: str) -> None:
+def register(run_id: str | None, bundle: Path | None, name: str) -> None:
     """Make the bundle of RUN_ID a version. Open to every run: what counts is what the gate then measures."""
     from pillsnap.registry.versions import register as make_version
+    from pillsnap.registry.versions import register_bundle
 
-    entry = make_version(run_id, name)
+    if (run_id is None) == (bundle is None):
+        raise click.UsageError("give either RUN_ID or --bundle FILE")
+    entry = make_version(run_id, name) if run_id is not None else register_bundle(bundle or Path(), name)
     click.echo(f"registered: {name} version {entry.version}")
     click.echo(f"next: pillsnap registry submit {entry.version} --name {name}   (the gate service judges it)")
     click.echo(f"  or: pillsnap registry judge {entry.version} --name {name} --manifest FOLDER   (with the gate's key)")

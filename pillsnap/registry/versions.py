@@ -24,6 +24,8 @@ from pillsnap.tracking.fetching import MODEL_URI_TAG, fetched_model, model_diges
 from pillsnap.tracking.store import connect, store_errors
 
 ALIASES = tuple(NEEDED)
+BUNDLES = "pillsnap-bundles"
+"""Experiment of the bundles that were registered as files."""
 _NOT_JUDGED = (
     "**The gate has not judged this version yet.** To ask for it, give it the alias or the tag `candidate`.\n\n"
     "What the training run itself says (run `{run_id}`), which counts for nothing here:\n\n{figures}\n"
@@ -65,6 +67,35 @@ def register(run_id: str, name: str) -> ModelVersion:
             description=_NOT_JUDGED.format(run_id=run_id, figures=claims),
             model_id=model_uri.removeprefix("models:/"),  # a server with logins asks whose files these are
         )
+
+
+def register_bundle(bundle: Path, name: str) -> ModelVersion:
+    """Make a file a new version: it becomes the model of a run of its own, which names what it was made from.
+
+    Raises:
+        BundleError: it is not a bundle.
+        ConfigError: a name that MLflow cannot take.
+        StoreError: the store cannot be reached, or keeps other bytes.
+    """
+    # here, because a server that only follows versions makes none, and has not what it takes
+    from pillsnap.tracking.models import load_bundle
+    from pillsnap.tracking.run import tracked_run
+    from pillsnap.tracking.run_model import log_bundle
+
+    check_name(name)
+    metadata = load_bundle(bundle)[1]
+    with tracked_run(f"bundle {bundle.stem}", experiment=BUNDLES) as run:
+        run.set_tags(
+            {
+                "pillsnap.engine": metadata.engine,
+                "pillsnap.precision": metadata.precision,
+                "pillsnap.source_sha256": metadata.source_sha256 or "",
+                "pillsnap.training_run": metadata.provenance.run_id,
+            }
+        )
+        if log_bundle(run, bundle) is None:
+            raise StoreError(f"the MLflow store went away while {bundle} was sent; say it again when it answers")
+    return register(run.run_id, name)
 
 
 @contextmanager

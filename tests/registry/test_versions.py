@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
 
-from pillsnap.core.errors import ConfigError, GateRefusedError, StoreError, TamperedError
+from pillsnap.cli.registry import registry
+from pillsnap.core.errors import BundleError, ConfigError, GateRefusedError, StoreError, TamperedError
 from pillsnap.core.files import sha256_file
 from pillsnap.gate.envelope import ENVELOPE_TAG
 from pillsnap.gate.keys import KeyRing
@@ -17,6 +21,7 @@ from pillsnap.registry.versions import (
     find_version,
     list_versions,
     register,
+    register_bundle,
     statement_of,
     trusted_statement,
     version_files,
@@ -92,3 +97,34 @@ def test_finding(store: MlflowClient, candidate: Candidate) -> None:
     found = aliased_version(client, "pills", "mine")
     assert found is not None
     assert found.version == 1
+
+
+def test_a_file_becomes_a_version_and_is_judged_as_any_other(
+    store: MlflowClient, gate: Any, toys: SimpleNamespace, tmp_path: Path
+) -> None:
+    source = "ab" * 32
+    props = toys.toy_metadata(toys.toy_catalog(6), gate.manifest.hash).model_copy(update={"source_sha256": source})
+    graph = toys.toy_graph(toys.toy_colors(6))
+    bundle = toys.save_model(tmp_path / "variant.onnx", graph, props.to_props())
+    done = CliRunner().invoke(registry, ["register", "--bundle", str(bundle), "--name", "pills"])
+    assert done.exit_code == 0, done.output
+    entry = find_version(store, "pills", "1")
+    assert store.get_run(entry.run_id).data.tags["pillsnap.source_sha256"] == source
+    with version_files(entry) as files:
+        assert files.bundle.read_bytes() == bundle.read_bytes()
+    assert gate.judge("1").verdict == "PROMOTE"
+
+
+@pytest.mark.parametrize("words", [[], ["run", "--bundle", "x.onnx"]])
+def test_a_run_or_a_file_and_not_both(words: list[str]) -> None:
+    done = CliRunner().invoke(registry, ["register", *words])
+    assert done.exit_code == 2
+    assert "either RUN_ID or --bundle FILE" in done.output
+
+
+def test_a_file_that_is_no_bundle_makes_no_run(store: MlflowClient, gate: Any, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.onnx"
+    wrong.write_bytes(b"not onnx")
+    with pytest.raises(BundleError, match=r"wrong\.onnx"):
+        register_bundle(wrong, "pills")
+    assert store.search_registered_models() == []

@@ -26,7 +26,7 @@ for command in (keygen, keys, history, verify, server, users, gate_service):
 @click.option(
     "--bundle",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A bundle as a file in place of RUN_ID: a variant from `pillsnap quantise`. It becomes the model of a new run.",
+    help="A bundle as a file in place of RUN_ID: a variant from `pillsnap quantise`. It becomes a new run's model.",
 )
 @name_option
 def register(run_id: str | None, bundle: Path | None, name: str) -> None:

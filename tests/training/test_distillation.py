@@ -190,6 +190,12 @@ def test_the_student_starts_as_without_a_teacher(trainer: Build, make_teacher: M
     assert np.array_equal(found[0][2], found[1][2])
 
 
+def test_making_the_teacher_draws_nothing(data: TrainingData, tiny_config: Config, make_teacher: MakeTeacher) -> None:
+    config, state = tiny_config(taught(make_teacher())), torch.get_rng_state()
+    assert Teacher.of(config, data.manifest, CPU) is not None
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_the_teacher_is_frozen_and_no_part_of_the_student(
     data: TrainingData, tiny_config: Config, make_teacher: MakeTeacher, tmp_path: Path
 ) -> None:

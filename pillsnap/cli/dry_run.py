@@ -51,9 +51,11 @@ def rehearse(config: ExperimentConfig, data_name: str, workspace: Path) -> None:
         data = TrainingData.of(few, PreparedCache.build(few, config.preprocessing, folder / "cache"), short)
         result = fit(short, data, folder / "checkpoints", Nobody())
         checkpoint = Checkpoint.load(result.best_checkpoint)
+        losses = result.history[0]
+        of_teacher = f", {losses['train_distillation_loss']:.3f} to its teacher" if config.distillation else ""
         click.echo(
             f"trained one update of {len(data.train_indices)} images on {Device.of(config)}: loss "
-            f"{result.history[0]['train_loss']:.3f}; validated {len(data.val_indices)} images; checkpoint "
+            f"{losses['train_loss']:.3f}{of_teacher}; validated {len(data.val_indices)} images; checkpoint "
             f"{result.best_checkpoint.stat().st_size / 1e6:.1f} MB"
         )
         exported = export_bundle(checkpoint, few, folder / "pillsnap.onnx")

@@ -99,8 +99,11 @@ def load_training_data(config: ExperimentConfig, manifest: Manifest, workspace: 
     return TrainingData.of(manifest, cache, config)
 
 
-def with_local_weights(config: ExperimentConfig, workspace: Path) -> tuple[ExperimentConfig, str]:
-    """The experiment with the checkpoint file that ``model.weights`` stands for, and the run that it is from.
+def with_local_weights(config: ExperimentConfig, workspace: Path) -> tuple[ExperimentConfig, dict[str, str]]:
+    """The experiment with the checkpoint files that ``model.weights`` and ``distillation.teacher`` stand for.
+
+    Returns:
+        The experiment, and as tags the runs that the files are from (``weights.run_id``, ``teacher.run_id``).
 
     Raises:
         StoreError: no such run or model version, or one without a checkpoint.
@@ -108,14 +111,37 @@ def with_local_weights(config: ExperimentConfig, workspace: Path) -> tuple[Exper
     """
     from pillsnap.tracking.weights import fetch_weights, is_remote
 
-    weights = config.model.weights
-    if weights is None or not is_remote(weights):
-        if weights is not None and not Path(weights).is_file():  # said before any picture is prepared
-            raise TrainingError(f"model.weights: {weights}: no such file (a relative path starts at {Path.cwd()})")
-        return config, ""
-    fetched = fetch_weights(weights, workspace / "weights")
-    _log.info("model.weights: %s is the best checkpoint of run %s", weights, fetched.run_id)
-    return config.with_overrides({"model.weights": str(fetched.path)}), fetched.run_id
+    asked = {"weights": ("model.weights", config.model.weights)}
+    if config.distillation is not None:
+        asked["teacher"] = ("distillation.teacher", config.distillation.teacher)
+    files, runs = {}, {}
+    for tag, (key, weights) in asked.items():
+        if weights is not None and is_remote(weights):
+            fetched = fetch_weights(weights, workspace / "weights", key)
+            _log.info("%s: %s is the best checkpoint of run %s", key, weights, fetched.run_id)
+            files[key], runs[f"{tag}.run_id"] = str(fetched.path), fetched.run_id
+        elif weights is not None and not (Path(weights).is_file() or (tag == "teacher" and Path(weights).is_dir())):
+            # said before any picture is prepared
+            raise TrainingError(f"{key}: {weights}: no such file (a relative path starts at {Path.cwd()})")
+    return config.with_overrides(files) if files else config, runs
+
+
+def look_at_teacher(config: ExperimentConfig, manifest: Manifest) -> dict[str, str]:
+    """What is known of the teacher, as tags (``teacher.sha256`` and more); its faults, before any picture is prepared.
+
+    Args:
+        config: the experiment, its teacher a file (`with_local_weights`).
+        manifest: the data set of the training to come.
+
+    Raises:
+        TrainingError: no such checkpoint, a damaged one, or one of other drugs.
+    """
+    if config.distillation is None:
+        return {}
+    from pillsnap.training.distillation import load_teacher
+
+    found = load_teacher(config, manifest)
+    return {f"teacher.{key}": str(value) for key, value in asdict(found[1]).items()} if found is not None else {}
 
 
 def train_step(
@@ -144,8 +170,8 @@ def train_step(
     device = Device.of(config)
     run.set_tags({"pillsnap.kind": "training", "device": str(device)})
     log_origin(run, _device_facts(device))
-    startable, weights_run = with_local_weights(config, workspace)
-    run.set_tags({"weights.run_id": weights_run} if weights_run else {})
+    startable, tags = with_local_weights(config, workspace)
+    run.set_tags({**tags, **look_at_teacher(startable, manifest)})
     data = load_training_data(config, manifest, workspace)
     draw_samples(config, data, folder / "samples" / "augmented.png")
     run.log_file(folder / "samples" / "augmented.png", "samples")

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 _COLUMNS = {
     "train_loss": ("training loss", 1.0, "{:.3f}"),
+    "train_label_loss": ("of the labels", 1.0, "{:.3f}"),
+    "train_distillation_loss": ("of the teacher", 1.0, "{:.3f}"),
     "val_loss": ("validation loss", 1.0, "{:.3f}"),
     "val_top1": ("top-1", 100.0, "{:.1f} %"),
     "val_top5": ("top-5", 100.0, "{:.1f} %"),

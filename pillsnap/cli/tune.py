@@ -67,6 +67,7 @@ def _tune(
 
     config, _ = journey.with_local_weights(load_experiment(**experiment), workspace)
     manifest = journey.find_data(data_name, workspace)
+    journey.look_at_teacher(config, manifest)
     data = journey.load_training_data(config, manifest, workspace)
     folder = workspace / "tune"
     folder.mkdir(parents=True, exist_ok=True)

@@ -201,6 +201,26 @@ class AugmentationConfig(Section):
         return self
 
 
+class DistillationConfig(Section):
+    """A teacher, whose answers a net learns beside the labels; usually a large net, for a small one.
+
+    Loss = (1 - weight) · cross-entropy with the labels + weight · T² · KL(teacher's answer at T ‖ the net's answer at
+    T), where an answer at the temperature T is softmax(logits / T) (Hinton, Vinyals, Dean 2015, "Distilling the
+    knowledge in a neural network": T² keeps the gradient's size as T grows). The teacher answers to the very picture
+    that the net learns from, augmented, mixed and erased (Beyer et al. 2022, "Knowledge distillation: a good teacher
+    is patient and consistent").
+    """
+
+    teacher: str = Field(min_length=1)
+    """A ``.pt`` checkpoint, the folder of a run, ``runs:/RUN_ID``, a model version (``models:/NAME/VERSION``,
+    ``models:/NAME@ALIAS``), or the ``.onnx`` bundle of a run. Of the same drugs in the same order; backbone, size and
+    normalisation may be others."""
+    weight: Probability = 0.9
+    """Share of the teacher in the loss; 1: the labels are not looked at."""
+    temperature: float = Field(default=2.0, gt=0)
+    """Above 1 the teacher's answers are softer: what it holds for less likely counts more."""
+
+
 class CheckpointConfig(Section):
     """Which states of the training are kept, beside the last one."""
 
@@ -226,6 +246,8 @@ class ExperimentConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
+    distillation: DistillationConfig | None = None
+    """null: no teacher."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
     tuning: TuningConfig = TuningConfig()

@@ -129,9 +129,9 @@ _SCALED = {  # key → the largest value that is allowed
 }
 _CROP = "augmentation.random_crop.scale"
 
-TUNABLE = ("model.", "training.", "optimizer.", "schedule.", "augmentation.")
+TUNABLE = ("model.", "training.", "optimizer.", "schedule.", "augmentation.", "distillation.")
 """What a study may vary: the trials share their prepared images, their loader and their length."""
-NOT_TUNABLE = frozenset({"training.epochs", "training.warmup_epochs"})
+NOT_TUNABLE = frozenset({"training.epochs", "training.warmup_epochs", "distillation.teacher"})
 
 
 class TuningConfig(_Section):

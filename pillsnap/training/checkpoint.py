@@ -37,6 +37,8 @@ class Checkpoint:
     """Epochs done, from 1."""
     metrics: dict[str, float]
     state_dict: dict[str, torch.Tensor]
+    teacher_sha256: str = ""
+    """Of the checkpoint that taught this net; empty: the labels alone did. Where it lay stands in ``config``."""
 
     def save(self, path: Path) -> None:
         """Write the whole file or nothing."""
@@ -53,6 +55,7 @@ class Checkpoint:
             "epoch": self.epoch,
             "metrics": dict(self.metrics),
             "state_dict": self.state_dict,
+            "teacher_sha256": self.teacher_sha256,
         }
 
     @classmethod
@@ -69,6 +72,7 @@ class Checkpoint:
                 epoch=raw["epoch"],
                 metrics=raw["metrics"],
                 state_dict=raw["state_dict"],
+                teacher_sha256=raw.get("teacher_sha256", ""),  # files of older versions do not say
             )
         except (KeyError, TypeError, ValidationError, ConfigError) as error:
             raise TrainingError(f"{path}: the checkpoint is incomplete ({error})") from error

@@ -20,6 +20,8 @@ def draw_learning_curves(history: list[dict[str, float]], path: Path) -> None:
             "",
             {
                 "train_loss": "training (mixed, smoothed)",
+                "train_label_loss": "training, of the labels",
+                "train_distillation_loss": "training, of the teacher",
                 "val_loss": "validation",
                 "val_plain_loss": "validation, without EMA",
             },

@@ -226,6 +226,13 @@ def from_all(value: _T) -> list[_T]:
     return values
 
 
+def require_same(value: str, what: str) -> None:
+    """Raise TrainingError where this process has another value than the first one."""
+    first = from_first(value)
+    if value != first:
+        raise TrainingError(f"{what} is another one here ({value}) than in the first process ({first})")
+
+
 def mean_over_all(value: Tensor) -> Tensor:
     """The mean of the processes' values."""
     if ranks().world == 1:

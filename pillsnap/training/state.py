@@ -47,10 +47,19 @@ def material_config(config: ExperimentConfig) -> dict[str, Any]:
     return {key: value for key, value in config.flat().items() if not f"{key}.".startswith(_BEGINNINGS)}
 
 
-def training_identity(config: ExperimentConfig, data: TrainingData) -> str:
-    """sha256 of all that the weights depend on: the experiment's values, the manifest, and the rows that are used."""
+def training_identity(config: ExperimentConfig, data: TrainingData, teacher_sha256: str = "") -> str:
+    """sha256 of all that the weights depend on: the experiment's values, the manifest, and the rows that are used.
+
+    Args:
+        config: the experiment.
+        data: what trains and validates.
+        teacher_sha256: of the teacher's file, where there is one: it counts, and not where the file lies.
+    """
     rows = hashlib.sha256(data.train_indices.tobytes() + b"|" + data.val_indices.tobytes()).hexdigest()
-    return sha256_json({"config": material_config(config), "manifest": data.manifest.hash, "rows": rows})
+    values = material_config(config)
+    if teacher_sha256:
+        values["distillation.teacher"] = teacher_sha256
+    return sha256_json({"config": values, "manifest": data.manifest.hash, "rows": rows})
 
 
 def find_state(folder: Path, identity: str) -> dict[str, Any] | None:
@@ -68,7 +77,7 @@ def find_state(folder: Path, identity: str) -> dict[str, Any] | None:
         if missing:
             _log.warning("%s: holds no state to go on from (%s is missing)", path, missing[0])
         elif state["identity"] != identity:
-            _log.warning("%s: belongs to another experiment or data set: this training starts anew", path)
+            _log.warning("%s: belongs to another experiment, teacher or data set: this training starts anew", path)
         else:
             return state
     return None

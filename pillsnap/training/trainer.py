@@ -29,6 +29,7 @@ from pillsnap.training.backbone import PillNet, create_net
 from pillsnap.training.batches import TrainingData, train_loader
 from pillsnap.training.checkpoint import Checkpoint, CheckpointKeeper
 from pillsnap.training.device import Device
+from pillsnap.training.distillation import Teacher
 from pillsnap.training.freezing import Freezer
 from pillsnap.training.mixing import create_erasing, create_mixup, mix_in_epoch
 from pillsnap.training.optimizer import base_rate, create_optimizer, create_schedule
@@ -104,19 +105,15 @@ def fit(
         deadline: of `time.monotonic`; no epoch is begun that would not be done by then (the first one always is).
 
     Raises:
-        TrainingError: the loss is not a finite number, pretrained weights cannot be had, the disk is full, or
-            another process of torchrun has failed.
+        TrainingError: the loss is not a finite number, pretrained weights or the teacher cannot be had, the teacher
+            knows other drugs, the disk is full, or another process of torchrun has failed.
         DataError: fewer training images than one batch.
         ConfigError: the backbone does not exist or cannot be frozen, cutmix_minmax leaves no box at this size, or the
             batch cannot be shared by the processes of torchrun.
     """
     with distributed.failing_together():
         here = distributed.ranks()
-        state = None
-        if resume:
-            identity = training_identity(config, data)
-            state = distributed.from_first(find_state(folder, identity) if here.is_first else None)
-        trainer = _Trainer(config, data, folder, observer if here.is_first else Nobody(), state)
+        trainer = _Trainer(config, data, folder, observer if here.is_first else Nobody(), resume=resume)
         return trainer.fit(deadline)
 
 
@@ -143,7 +140,7 @@ class _Trainer:
         data: TrainingData,
         folder: Path,
         observer: TrainingObserver,
-        state: dict[str, Any] | None = None,
+        resume: bool = False,
     ) -> None:
         self._config = config
         self._data = data
@@ -151,6 +148,11 @@ class _Trainer:
         self._ranks = distributed.ranks()
         distributed.require_shares(config.data.batch_size)
         self._device = Device.of(config)
+        self._teacher = Teacher.of(config, data.manifest, self._device)
+        teacher_sha256 = self._teacher.record.sha256 if self._teacher else ""
+        distributed.require_same(teacher_sha256, "distillation.teacher: the sha256 of the checkpoint")
+        self._identity = training_identity(config, data, teacher_sha256)
+        state = self._find_state(folder) if resume else None
         # torch's dropout, timm's mixup (numpy) and random erasing (random) draw from the global generators.
         torch.manual_seed(config.seed)
         random.seed(config.seed)
@@ -182,6 +184,10 @@ class _Trainer:
             torch.manual_seed(config.seed + self._ranks.rank)
             random.seed(config.seed + self._ranks.rank)
         self._averaged = distributed.Averaged(self._net.backbone, device)
+
+    def _find_state(self, folder: Path) -> dict[str, Any] | None:
+        """What a former process left; the first one reads it for all."""
+        return distributed.from_first(find_state(folder, self._identity) if self._ranks.is_first else None)
 
     def _start(self, kcodes: Sequence[str], state: dict[str, Any] | None) -> tuple[PillNet, StartWeights]:
         """The net; a training that goes on does not need the weights any more that it started from."""
@@ -240,7 +246,7 @@ class _Trainer:
     def _state(self) -> dict[str, Any]:
         """What `_restore` takes; weights that the checkpoint holds too are the same tensors, and saved once."""
         return {
-            "identity": training_identity(self._config, self._data),
+            "identity": self._identity,
             "history": self._history,
             "weights": asdict(self._started_with),
             "net": _on_cpu(self._net.state_dict()),
@@ -276,26 +282,29 @@ class _Trainer:
         self._sampler.epoch = epoch
         started = time.perf_counter()
         images = 0
-        total = torch.zeros((), device=self._device.torch_device)
-        since_log: list[Tensor] = []
+        of_epoch: dict[str, Tensor] = {}
+        since_log: list[dict[str, Tensor]] = []
         for image_NHWC_u8, label_N in self._loader:
-            loss = self._update(image_NHWC_u8, label_N)
+            losses = self._update(image_NHWC_u8, label_N)
             images += len(label_N) * self._ranks.world
-            since_log.append(loss)
-            total += loss
+            since_log.append(losses)
+            of_epoch = {key: of_epoch.get(key, 0.0) + loss for key, loss in losses.items()}
             if self._accumulated:
                 continue
             self._step += 1
             if self._step % self._config.logging.every_steps == 0:
                 self._log_step(since_log, images / (time.perf_counter() - started))
                 since_log = []
-        mean_loss = float(distributed.mean_over_all(total)) / len(self._loader)
-        self._require_finite(mean_loss)
+        means = {
+            f"train_{key}": float(distributed.mean_over_all(total)) / len(self._loader)
+            for key, total in of_epoch.items()
+        }
+        self._require_finite(means["train_loss"])
         seconds = time.perf_counter() - started
-        return {"train_loss": mean_loss, "lr": self._lr(), "images_per_s": images / seconds, "train_s": seconds}
+        return {**means, "lr": self._lr(), "images_per_s": images / seconds, "train_s": seconds}
 
-    def _update(self, image_NHWC_u8: Tensor, label_N: Tensor) -> Tensor:
-        """The loss of one batch; the weights change where it is the last one of an update."""
+    def _update(self, image_NHWC_u8: Tensor, label_N: Tensor) -> dict[str, Tensor]:
+        """The ``loss`` of one batch, with a teacher its parts too; the weights change where it ends an update."""
         device = self._device.torch_device
         label_N = label_N.to(device, non_blocking=True)
         image = self._net.normalize(image_NHWC_u8.to(device, non_blocking=True))
@@ -308,12 +317,14 @@ class _Trainer:
             logits_NK = self._averaged.module()(image.contiguous(memory_format=torch.channels_last))
         smoothing = self._config.training.label_smoothing if target.ndim == 1 else 0.0  # mixup smooths by itself
         loss = weighted_loss(logits_NK.float(), target, self._class_weights_K, smoothing)
+        losses = self._teacher.losses(loss, logits_NK.float(), image) if self._teacher is not None else {"loss": loss}
         if self._accumulated == 0:
             self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss / self._config.training.accumulate).backward()
+        self._scaler.scale(losses["loss"] / self._config.training.accumulate).backward()
         self._accumulated = (self._accumulated + 1) % self._config.training.accumulate
+        told = {key: loss.detach() for key, loss in losses.items()}
         if self._accumulated:
-            return loss.detach()
+            return told
         if self._config.training.gradient_clip is not None:
             self._scaler.unscale_(self._optimizer)  # before clipping: the norm must be that of the true gradient
             torch.nn.utils.clip_grad_norm_(self._net.parameters(), self._config.training.gradient_clip)
@@ -322,7 +333,7 @@ class _Trainer:
         self._schedule.step_update(self._step + 1)
         if self._ema is not None:
             self._ema.update(self._net, step=self._step)
-        return loss.detach()
+        return told
 
     def _validate(self) -> dict[str, float]:
         """Figures of the net that is judged on the whole validation split; with an average, also without it."""
@@ -345,14 +356,16 @@ class _Trainer:
     def _checkpoint(self, epoch: int, metrics: dict[str, float]) -> Checkpoint:
         state = _on_cpu(self._judged_net().state_dict())
         manifest = self._data.manifest
-        return Checkpoint(self._config, manifest.catalog.kcodes, manifest.hash, epoch, metrics, state)
+        taught_by = self._teacher.record.sha256 if self._teacher else ""
+        return Checkpoint(self._config, manifest.catalog.kcodes, manifest.hash, epoch, metrics, state, taught_by)
 
-    def _log_step(self, losses: list[Tensor], images_per_s: float) -> None:
-        loss = float(distributed.mean_over_all(torch.stack(losses).mean()))
-        self._require_finite(loss)
-        self._observer.on_step(
-            self._step, {"step_loss": loss, "step_lr": self._lr(), "step_images_per_s": images_per_s}
-        )
+    def _log_step(self, losses: list[dict[str, Tensor]], images_per_s: float) -> None:
+        means = {
+            f"step_{key}": float(distributed.mean_over_all(torch.stack([batch[key] for batch in losses]).mean()))
+            for key in losses[0]
+        }
+        self._require_finite(means["step_loss"])
+        self._observer.on_step(self._step, {**means, "step_lr": self._lr(), "step_images_per_s": images_per_s})
 
     def _lr(self) -> float:
         return base_rate(self._optimizer)

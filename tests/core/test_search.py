@@ -45,6 +45,8 @@ def test_each_kind_is_read_as_what_it_is_and_written_back() -> None:
         ({"training.base_lr": {"type": "int", "low": 1, "high": 2}}, "leave out type: int"),
         ({"training.epochs": {"type": "int", "low": 1, "high": 2}}, "cannot be varied"),
         ({"data.batch_size": {"choices": [8, 16]}}, "cannot be varied"),
+        ({"distillation.teacher": {"choices": ["a.pt", "b.pt"]}}, "cannot be varied"),
+        ({"distillation.weight": FLOAT}, "is not a number of this file"),  # without a teacher there is no weight
         ({"optimizer.betas": {"choices": [0.9, 0.8]}}, "but a list"),
         ({"model.drop_rat": {"choices": [0.1, 0.2]}}, "check the spelling"),
         ({STRENGTH: {"choices": [1, 2]}}, "is a factor"),

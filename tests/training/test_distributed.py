@@ -6,18 +6,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from pillsnap.core.errors import ConfigError
+from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.training import distributed
 from pillsnap.training.batches import EpochSampler, TrainingData
 from pillsnap.training.checkpoint import Checkpoint
-from pillsnap.training.distributed import Ranks, require_shares, share_of_batches
+from pillsnap.training.distributed import Ranks, require_same, require_shares, share_of_batches
 from pillsnap.training.trainer import Nobody, fit
 
 Launch = Callable[..., tuple[int, str]]
@@ -89,6 +90,15 @@ def test_the_sampler_gives_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(shares[0]) | set(shares[1]) == whole
 
 
+def test_all_processes_have_the_same_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "from_first", lambda value: "abc")
+    require_same("abc", "the teacher")
+    with pytest.raises(
+        TrainingError, match=r"the teacher is another one here \(def\) than in the first process \(abc\)"
+    ):
+        require_same("def", "the teacher")
+
+
 def test_a_batch_that_cannot_be_shared_is_misconfigured(monkeypatch: pytest.MonkeyPatch) -> None:
     as_rank(monkeypatch, 0, 3)
     with pytest.raises(ConfigError, match=r"data\.batch_size: 16 .*all 3 processes .* multiple of 6"):
@@ -100,8 +110,14 @@ def test_a_batch_that_cannot_be_shared_is_misconfigured(monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("taught", [False, True])
 def test_two_processes_train_what_one_would(
-    launch: Launch, data: TrainingData, tiny_config: Callable[..., ExperimentConfig], tmp_path: Path
+    launch: Launch,
+    data: TrainingData,
+    tiny_config: Callable[..., ExperimentConfig],
+    trained: SimpleNamespace,
+    tmp_path: Path,
+    taught: bool,
 ) -> None:
     class Told(Nobody):
         def __init__(self) -> None:
@@ -110,17 +126,19 @@ def test_two_processes_train_what_one_would(
         def on_step(self, step: int, metrics: dict[str, float]) -> None:
             self.losses.append(metrics["step_loss"])
 
-    status, said = launch(MIXED)
+    config = {**MIXED, "distillation.teacher": str(trained.result.best_checkpoint)} if taught else MIXED
+    status, said = launch(config)
     assert status == 0, said
     alone = Told()
-    result = fit(tiny_config(MIXED), data, tmp_path / "one", alone)
+    result = fit(tiny_config(config), data, tmp_path / "one", alone)
     one = Checkpoint.load(tmp_path / "one" / "last.pt")
     two = Checkpoint.load(tmp_path / "two" / "last.pt")
     losses = [float(line.split()[2]) for line in said.splitlines() if line.startswith("step ")]
     assert losses == pytest.approx(alone.losses, abs=2e-5), "each step told once, by the first process"
     for key, value in one.state_dict.items():
         torch.testing.assert_close(two.state_dict[key], value, rtol=1e-3, atol=2e-4, msg=key)
-    for key in ("train_loss", "val_loss", "val_plain_loss"):
+    of_teacher = ("train_label_loss", "train_distillation_loss") if taught else ()
+    for key in ("train_loss", "val_loss", "val_plain_loss", *of_teacher):
         assert two.metrics[key] == pytest.approx(one.metrics[key], rel=1e-4), key
     for rank in (0, 1):
         assert f"process {rank} of 2: best epoch {result.best_epoch} of {EPOCHS}" in said

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from pillsnap.core.experiment import ExperimentConfig
+from pillsnap.training.backbone import create_net
 from pillsnap.training.batches import TrainingData
+from pillsnap.training.checkpoint import Checkpoint
 from pillsnap.training.trainer import _Trainer
 
 BASE = {
@@ -68,6 +70,13 @@ CHANGED: dict[str, Any] = {
 }
 """Key → another value, with which the weights after one epoch must be others."""
 
+CHANGED_WITH_A_TEACHER: dict[str, Any] = {
+    "distillation.teacher": "other.pt",
+    "distillation.weight": 0.4,
+    "distillation.temperature": 5,
+}
+"""The same, where the base has a teacher too."""
+
 TESTED_ELSEWHERE = {
     "name": "tracking: the name of the run",
     "preprocessing.target_size": "data: the cache has this size",
@@ -119,6 +128,20 @@ def base_weights() -> dict[str, torch.Tensor]:
     return {}
 
 
+@pytest.fixture(scope="module")
+def teachers(
+    tiny_config: Callable[..., ExperimentConfig], data: TrainingData, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with ``teacher.pt`` and ``other.pt``."""
+    folder, config = tmp_path_factory.mktemp("teachers"), tiny_config()
+    for seed, name in enumerate(("teacher.pt", "other.pt")):
+        torch.manual_seed(seed)
+        state = create_net(config.model, config.preprocessing, 6).state_dict()
+        manifest = data.manifest
+        Checkpoint(config, manifest.catalog.kcodes, manifest.hash, 1, {"val_top1": 0.5}, state).save(folder / name)
+    return folder
+
+
 @pytest.mark.parametrize(("key", "value"), CHANGED.items())
 def test_the_key_reaches_the_weights(
     weights_after_an_epoch: Callable[[dict[str, Any]], torch.Tensor],
@@ -132,6 +155,24 @@ def test_the_key_reaches_the_weights(
     assert not torch.equal(weights_after_an_epoch({key: value}), base_weights["base"])
 
 
+@pytest.mark.parametrize(("key", "value"), CHANGED_WITH_A_TEACHER.items())
+def test_the_key_of_the_teacher_reaches_the_weights(
+    weights_after_an_epoch: Callable[[dict[str, Any]], torch.Tensor],
+    base_weights: dict[str, torch.Tensor],
+    teachers: Path,
+    key: str,
+    value: Any,
+) -> None:
+    teacher = {"distillation.teacher": str(teachers / "teacher.pt")}
+    if "taught" not in base_weights:
+        base_weights["taught"] = weights_after_an_epoch(teacher)
+        assert torch.equal(weights_after_an_epoch(teacher), base_weights["taught"])
+        assert not torch.equal(weights_after_an_epoch({}), base_weights["taught"]), "a teacher changes the weights"
+    changed = {**teacher, key: str(teachers / value) if isinstance(value, str) else value}
+    assert not torch.equal(weights_after_an_epoch(changed), base_weights["taught"])
+
+
 def test_every_key_is_proven(tiny_config: Callable[..., ExperimentConfig]) -> None:
-    keys = {key for key in tiny_config().flat() if not key.startswith("tuning.")}
-    assert keys == CHANGED.keys() | TESTED_ELSEWHERE.keys()
+    config = tiny_config({"distillation.teacher": "teacher.pt"})
+    keys = {key for key in config.flat() if not key.startswith("tuning.")}
+    assert keys == CHANGED.keys() | CHANGED_WITH_A_TEACHER.keys() | TESTED_ELSEWHERE.keys()

@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -276,6 +277,55 @@ def test_it_goes_on_without_its_pretrained_weights(data: TrainingData, tiny_conf
         fit(config, data, tmp_path / "c", StopsAt(epoch=2))
     (tmp_path / "weights.pth").unlink()
     assert len(fit(config, data, tmp_path / "c", QUIET).history) == 2
+
+
+# --- with a teacher
+
+
+@pytest.fixture
+def teacher(trained: SimpleNamespace, tmp_path: Path) -> Path:
+    """A teacher's checkpoint, to move and to change."""
+    return Path(shutil.copy(trained.result.best_checkpoint, tmp_path / "teacher.pt"))
+
+
+def taught(tiny_config: Config, teacher: Path) -> ExperimentConfig:
+    return tiny_config({**EVERYTHING, "distillation.teacher": str(teacher), "distillation.weight": 0.7})
+
+
+def test_a_taught_training_goes_on_too(
+    data: TrainingData, tiny_config: Config, teacher: Path, undisturbed: SimpleNamespace, tmp_path: Path
+) -> None:
+    config = taught(tiny_config, teacher)
+    whole = SimpleNamespace(folder=tmp_path / "whole", result=fit(config, data, tmp_path / "whole", QUIET))
+    assert measured(whole.result.history) != measured(undisturbed.result.history)
+    with pytest.raises(Stopped):
+        fit(config, data, tmp_path / "c", StopsAt(step=2 * STEPS + 3))
+    torch.rand(5)
+    seen = StopsAt()
+    assert_same_end(tmp_path / "c", fit(config, data, tmp_path / "c", seen), whole)
+    assert seen.resumed == [(2, 2 * STEPS)]
+
+
+def test_it_is_the_teachers_content_that_counts(
+    data: TrainingData, tiny_config: Config, teacher: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A teacher that was moved is the same one; another one in its place begins another training."""
+    with pytest.raises(Stopped):
+        fit(taught(tiny_config, teacher), data, tmp_path / "c", StopsAt(epoch=2))
+    moved = Path(shutil.move(teacher, tmp_path / "moved.pt"))
+    with pytest.raises(TrainingError, match=r"distillation\.teacher: .*teacher\.pt: no such file"):
+        fit(taught(tiny_config, teacher), data, tmp_path / "c", QUIET)
+    seen = StopsAt(step=STEPS + 1)
+    with pytest.raises(Stopped):
+        fit(taught(tiny_config, moved), data, tmp_path / "c", seen)
+    assert seen.resumed == [(1, STEPS)]
+    loaded = Checkpoint.load(moved)
+    replace(loaded, epoch=loaded.epoch + 1).save(moved)
+    seen = StopsAt(step=1)
+    with caplog.at_level(logging.WARNING), pytest.raises(Stopped):
+        fit(taught(tiny_config, moved), data, tmp_path / "c", seen)
+    assert "belongs to another experiment, teacher or data set: this training starts anew" in caplog.text
+    assert (seen.resumed, seen.steps) == ([], [1])
 
 
 # --- the end of the time, the disk and the numbers

@@ -170,7 +170,7 @@ def test_plain_loss_is_the_weighted_cross_entropy(trainer: Build) -> None:
     with torch.no_grad():
         log_p = built._net.train()(image).log_softmax(1)[torch.arange(16), label_N]
     expected = -(weights_K[label_N] * log_p).sum() / 16
-    assert float(built._update(image, label_N)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(built._update(image, label_N)["loss"]) == pytest.approx(float(expected), rel=1e-5)
     assert float(-log_p.mean()) != pytest.approx(float(expected), rel=1e-3)
 
 
@@ -182,7 +182,7 @@ def test_a_batch_that_is_mixed_with_nothing_has_the_plain_loss(trainer: Build, s
         built = trainer({**mixing, "training.label_smoothing": smoothing})
         if built._mixup is not None:
             built._mixup._params_per_batch = lambda: (1.0, False)  # all of the image itself
-        losses.append(float(built._update(*first_batch(built))))
+        losses.append(float(built._update(*first_batch(built))["loss"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -214,7 +214,7 @@ def test_a_retired_class_neither_weighs_nor_answers(squares: SimpleNamespace, tm
     with torch.no_grad():
         built._net.get_parameter("backbone.fc.bias")[2] = 1e4
     assert built._validate() == before
-    assert np.isfinite(float(built._update(*first_batch(built))))
+    assert np.isfinite(float(built._update(*first_batch(built))["loss"]))
 
 
 def test_class_weights_change_the_weights(
@@ -239,7 +239,7 @@ def test_label_smoothing_is_in_the_loss(trainer: Build, mixing: dict[str, Any]) 
         built = trainer({**mixing, "training.label_smoothing": smoothing})
         built._class_weights_K = torch.ones(6)
         np.random.seed(0)  # noqa: NPY002
-        losses.append(float(built._update(*first_batch(built))))
+        losses.append(float(built._update(*first_batch(built))["loss"]))
     assert losses[1] - losses[0] == pytest.approx(losses[2] - losses[1], rel=1e-3)
     assert abs(losses[2] - losses[0]) > 1e-3
 
@@ -270,7 +270,7 @@ def test_mixed_precision_in_training_and_validation(
     built = trainer({"training.mixed_precision": dtype is not None})
     seen: list[torch.dtype] = []
     built._net.backbone.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
-    loss = built._update(*first_batch(built))
+    loss = built._update(*first_batch(built))["loss"]
     built._validate()
     assert set(seen) == {dtype or torch.float32}
     assert loss.dtype == torch.float32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,14 @@ def weights(trainer: _Trainer) -> torch.Tensor:
     return torch.cat([value.detach().flatten() for value in trainer._judged_net().parameters()])
 
 
-@pytest.mark.parametrize("clip", [None, 0.05])
-def test_accumulated_batches_equal_one_large_batch(trainer: Build, clip: float | None) -> None:
-    """Schedule, clipping, EMA and class weights included: only the memory differs."""
+@pytest.mark.parametrize(("clip", "taught"), [(None, False), (0.05, False), (0.05, True)])
+def test_accumulated_batches_equal_one_large_batch(
+    trainer: Build, trained: SimpleNamespace, clip: float | None, taught: bool
+) -> None:
+    """Schedule, clipping, EMA, class weights and the teacher's answers included: only the memory differs."""
     common = {**NO_BATCH_NORM, "training.gradient_clip": clip, "training.ema_decay": 0.5, "training.warmup_epochs": 0.5}
+    if taught:
+        common |= {"distillation.teacher": str(trained.result.best_checkpoint), "distillation.weight": 0.7}
     found = {}
     for batch_size, accumulate in ((32, 1), (8, 4), (8, 1)):
         built = trainer({**common, "data.batch_size": batch_size, "training.accumulate": accumulate})

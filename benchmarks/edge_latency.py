@@ -1,0 +1,82 @@
+"""How fast small nets answer, from the bytes of the client's 512-pixel JPEG to the top 5.
+
+    python benchmarks/edge_latency.py --data workspace/demo/data --threads 2
+
+Each backbone gets random weights (time does not hang on them), goes through the exporter, and is timed as the gate
+times it: `measure_latency` on real test photos that went through the reference client. Rounds of all nets take turns;
+the table has the median of the rounds' figures and the best round, which is nearest to a machine that is idle else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+
+import torch
+
+from pillsnap.cli.dry_run import few_rows
+from pillsnap.clients.phone import PhoneClient
+from pillsnap.core.experiment import ExperimentConfig
+from pillsnap.core.manifest import Manifest
+from pillsnap.evaluation.latency import choose_photos, hardware_name, measure_latency
+from pillsnap.exporting.export import export_bundle
+from pillsnap.inference.session import PillSession
+from pillsnap.training.backbone import create_net
+from pillsnap.training.checkpoint import Checkpoint
+
+
+def export_random(backbone: str, size: int, manifest: Manifest, folder: Path) -> Path:
+    """The bundle of an untrained net."""
+    document = {
+        "preprocessing": {"target_size": size},
+        "model": {"backbone": backbone, "pretrained": False},
+        "data": {"batch_size": 8},
+    }
+    config = ExperimentConfig.build(document, None, backbone)
+    few = few_rows(manifest, config)
+    torch.manual_seed(0)
+    net = create_net(config.model, config.preprocessing, len(few.catalog.drugs))
+    checkpoint = Checkpoint(config, few.catalog.kcodes, few.hash, 1, {}, net.state_dict())
+    return export_bundle(checkpoint, few, folder / f"{backbone}.onnx").bundle
+
+
+def main() -> None:
+    """Export, time, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("workspace/demo/data"), help="folder with manifest.json")
+    parser.add_argument(
+        "--backbones", nargs="+", default=["mobilenetv4_conv_small", "mobilenetv4_conv_medium", "tf_efficientnetv2_s"]
+    )
+    parser.add_argument("--size", type=int, default=512, help="pixels")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=100, help="of each round")
+    args = parser.parse_args()
+    manifest = Manifest.load(args.data)
+    photos, _ = choose_photos(manifest, manifest.split("test"))
+    client = PhoneClient()
+    sent = [client.prepare(photo) for photo in photos]
+    kilobytes = statistics.median(len(photo) for photo in sent) / 1e3
+    print(f"{hardware_name()}, {args.threads} threads; {len(sent)} JPEGs of 512 px, median {kilobytes:.0f} kB\n")
+    with tempfile.TemporaryDirectory() as name:
+        bundles = {each: export_random(each, args.size, manifest, Path(name)) for each in args.backbones}
+        sessions = {each: PillSession.load(bundle, threads=args.threads) for each, bundle in bundles.items()}
+        sizes_mb = {each: bundle.stat().st_size / 1e6 for each, bundle in bundles.items()}
+    p50s: dict[str, list[float]] = {each: [] for each in sessions}
+    p95s: dict[str, list[float]] = {each: [] for each in sessions}
+    for _ in range(args.rounds):
+        for each, session in sessions.items():
+            found = measure_latency(session, sent, "client JPEG", runs=args.runs)
+            p50s[each].append(found.p50_ms)
+            p95s[each].append(found.p95_ms)
+    print(f"| backbone, fp32, {args.size} px | MB | p50, ms | p95, ms | p95 of the best round, ms |")
+    print("|---|---:|---:|---:|---:|")
+    for each in sessions:
+        p50, p95 = statistics.median(p50s[each]), statistics.median(p95s[each])
+        print(f"| {each} | {sizes_mb[each]:.1f} | {p50:.1f} | {p95:.1f} | {min(p95s[each]):.1f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -157,3 +157,5 @@ def _summary(folder: Path, steps: _Steps, promoted: bool, seconds: float) -> Non
     click.secho(f"\n  verdict: {decision['verdict']}{', promoted to champion' if promoted else ''}", bold=True)
     click.echo(f"  pictures and report: {folder / 'evaluation' / 'report.html'}")
     click.echo("  everything in MLflow: make ui")
+    if promoted:
+        click.echo("  a page that answers photos: pillsnap serve, then http://127.0.0.1:8000")

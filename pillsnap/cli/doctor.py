@@ -53,6 +53,8 @@ def _examine() -> Iterator[_Finding]:
             "note",
             "needed for training, tuning and exporting: pip install 'pillsnap[train]' -c constraints.txt",
         )
+    for package in ("prometheus-client", "python-multipart"):
+        yield _package(package, "note", "needed for pillsnap serve: pip install 'pillsnap[serve]' -c constraints.txt")
     yield _package(
         "openvino",
         "note",

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--engine",
-    type=click.Choice(["onnxruntime", "openvino", "openvino-bf16"]),
-    default="onnxruntime",
+    type=click.Choice(["openvino", "onnxruntime", "openvino-bf16"]),
+    default="openvino",
     show_default=True,
-    help="What computes the variant, where it is measured and where it serves.",
+    help="What computes the variant, where it is measured and where it serves. OpenVINO: fastest, nearest to float.",
 )
 @click.option(
     "--calibration",

@@ -238,7 +238,7 @@ def test_the_command(house: SimpleNamespace, tmp_path: Path) -> None:
     arguments = ["quantise", str(house.bundle), "--manifest", str(house.manifest.root), "--out", str(out)]
     done = CliRunner().invoke(cli, [*arguments, "--images", "18", "--calibration", "minmax", "--no-search"])
     assert done.exit_code == 0, done.output
-    assert "engine onnxruntime" in done.output
+    assert "engine openvino" in done.output
     assert "8-bit: 14 of 14 layers" in done.output
     assert f"against {house.bundle} on" in done.output
     metadata = PillSession.load(out).metadata

@@ -5,10 +5,10 @@ Knows what an earlier run leaves behind, and when it must not be gone on from; d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,6 @@ from pillsnap.core.files import read_json
 from pillsnap.core.manifest import MANIFEST_VERSION, ROWS_FILE, SPLITS, SPLITS_FILE, SUMMARY_FILE, Split
 from pillsnap.data.class_mapping import load_class_mapping
 from pillsnap.data.compare import compare_catalogs
-from pillsnap.data.groups import sitting_id
 from pillsnap.data.ledger import (
     LEDGER_FILE,
     SEED_KEY,
@@ -29,8 +28,8 @@ from pillsnap.data.ledger import (
     digest_prefixes,
     read_batches,
     split_numbers,
+    told_sittings,
 )
-from pillsnap.data.names import combination_kcodes, parse_condition
 
 _REMEMBERED = ["path", "kcode", "domain", "sha256", "split", "group"]
 
@@ -65,7 +64,7 @@ class EarlierSplits:
                     splits.append(split_numbers([row["split"] for row in rows]))
                     placed.append(np.asarray([row["group"] is not None for row in rows], np.bool_))
                     for row in rows:
-                        for told, sitting in _sittings(row):
+                        for told, sitting in told_sittings(row):
                             sittings[told].setdefault(sitting, row["split"])
             except (OSError, pa.ArrowException, KeyError, ValueError) as error:
                 raise ManifestError(f"{path}: cannot be read ({error}), {_NEEDED}") from error
@@ -141,20 +140,6 @@ def load_earlier(folders: Sequence[Path], seed: int) -> Earlier:
                 "the other; give another --out, or leave out --previous"
             )
     return Earlier(mappings[0] if mappings else None, splits, ledgers)
-
-
-def _sittings(row: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
-    """The sittings that a picture of a ledger tells, with how far it is to be believed (2 most).
-
-    That of its group is sure (2). Its own differs where a copy tied two sittings into one group (1). A picture that was
-    left out has no group; its name may be the very fault for which it was left out (0).
-    """
-    group, name = row["group"], PurePosixPath(row["path"]).name
-    if group is not None and "/b" in group:
-        yield 2, group
-    condition = parse_condition(name, row["domain"])
-    if condition is not None and not combination_kcodes(name.split("_")[0]):
-        yield 0 if group is None else 1, sitting_id(row["kcode"], row["domain"], condition)
 
 
 def check_previous(folder: Path) -> None:

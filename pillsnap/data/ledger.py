@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from pillsnap.core.errors import DataError, ManifestError
 from pillsnap.core.files import writing_beside
 from pillsnap.core.manifest import SPLITS, Split
+from pillsnap.data.groups import sitting_id
+from pillsnap.data.names import combination_kcodes, parse_condition
 
 LEDGER_FILE = "pictures.parquet"
 SCHEMA = pa.schema(
@@ -66,21 +68,29 @@ class LedgerWriter:
         self._writer = writer
         self._remembered = [np.zeros(0, np.uint64)]
         self._splits = [np.zeros(0, np.int8)]
+        self._sittings: dict[str, int] = {}
+        """Told so far, with how far that is to be believed."""
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add the pictures of one class."""
         self._write(pa.Table.from_pylist(list(rows), schema=SCHEMA))
 
     def carry_over(self, ledgers: Sequence[Path]) -> None:
-        """Add the pictures that had a split in an earlier ledger and were not added yet."""
+        """Add the pictures that had a split in an earlier ledger and were not added yet.
+
+        Also those that are there under another name by now, where nothing tells as surely of the sitting that the old
+        name told: a sitting keeps its split however its pictures are called.
+        """
         for path in ledgers:
             known_N = np.unique(np.concatenate(self._remembered))
+            sittings = dict(self._sittings)
             for batch in read_batches(path, SCHEMA.names):
                 rows = batch.filter(batch.column("split").is_valid())
                 prefixes_N = digest_prefixes(rows.column("sha256").to_pylist())
                 first_N = np.zeros(len(prefixes_N), np.bool_)
                 first_N[np.unique(prefixes_N, return_index=True)[1]] = True
-                lost = rows.filter(pa.array(first_N & ~np.isin(prefixes_N, known_N)))
+                untold_N = np.asarray([_tells_another(row, sittings) for row in rows.to_pylist()], np.bool_)
+                lost = rows.filter(pa.array(first_N & ~np.isin(prefixes_N, known_N) | untold_N))
                 if lost.num_rows:
                     self.add({**row, "used": False, "code": GONE, "reason": _GONE_REASON} for row in lost.to_pylist())
                     known_N = np.unique(np.concatenate(self._remembered))
@@ -97,6 +107,9 @@ class LedgerWriter:
     def _write(self, table: pa.Table) -> None:
         self._writer.write_table(table)
         split = table.filter(table["split"].is_valid())
+        for row in split.select(["path", "kcode", "domain", "group"]).to_pylist():
+            for told, sitting in told_sittings(row):
+                self._sittings[sitting] = max(told, self._sittings.get(sitting, -1))
         self._remembered.append(digest_prefixes(split["sha256"].to_pylist()))
         self._splits.append(split_numbers(split["split"].to_pylist()))
 
@@ -135,3 +148,22 @@ def split_numbers(names: Sequence[Split]) -> NDArray[np.int8]:
 def digest_prefixes(sha256: Sequence[str]) -> NDArray[np.uint64]:
     """The first 64 bits of digests."""
     return np.asarray([int(digest[:16], 16) for digest in sha256], np.uint64)
+
+
+def _tells_another(row: Mapping[str, Any], sittings: Mapping[str, int]) -> bool:
+    """Whether a row tells of a sitting that is not told yet, or not as surely."""
+    return any(told > sittings.get(sitting, -1) for told, sitting in told_sittings(row))
+
+
+def told_sittings(row: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """The sittings that a picture of a ledger tells, with how far it is to be believed (2 most).
+
+    That of its group is sure (2). Its own differs where a copy tied two sittings into one group (1). A picture that was
+    left out has no group; its name may be the very fault for which it was left out (0).
+    """
+    group, name = row["group"], PurePosixPath(row["path"]).name
+    if group is not None and "/b" in group:
+        yield 2, group
+    condition = parse_condition(name, row["domain"])
+    if condition is not None and not combination_kcodes(name.split("_")[0]):
+        yield 0 if group is None else 1, sitting_id(row["kcode"], row["domain"], condition)

@@ -86,3 +86,25 @@ def test_a_file_in_two_splits_is_refused(shots, tmp_path):
         write(path, row(shots, "x"), twin)
     assert path.read_bytes() == before
     write(path, row(shots, "x"), {**twin, "split": "train"})
+
+
+def test_a_sitting_is_remembered_when_its_pictures_are_called_otherwise(tmp_path):
+    from pillsnap.data.earlier import EarlierSplits
+    from pillsnap.data.ledger import writing_ledger
+
+    old = {
+        "path": "real_photos/K-030864/K-030864_0_0_0_0_90_315_200.jpg", "kcode": "K-030864", "domain": "real",
+        "sha256": "ab" * 32, "used": True, "split": "val", "group": "K-030864/real/b0-s0-e90", "code": None,
+        "reason": None,
+    }  # fmt: skip
+    new = {**old, "path": "real_photos/K-030864/renamed.jpg", "group": "K-030864/real/nabababababababab"}
+    path = tmp_path / "pictures.parquet"
+    written = []
+    for rows in ([old], [new], [new]):
+        earlier = [path] if path.is_file() else []
+        with writing_ledger(path, 0) as ledger:
+            ledger.add(rows)
+            ledger.carry_over(earlier)
+        written.append(path.read_bytes())
+        assert EarlierSplits.load([path]).sittings["K-030864/real/b0-s0-e90"] == "val"
+    assert written[1] == written[2] != written[0]

@@ -38,6 +38,11 @@ def export_random(backbone: str, size: int, manifest: Manifest, folder: Path) ->
     few = few_rows(manifest, config)
     torch.manual_seed(0)
     net = create_net(config.model, config.preprocessing, len(few.catalog.drugs))
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # one batch sets the statistics: else random weights give logits of any size
+    with torch.no_grad():
+        net.train()(torch.randint(0, 256, (4, size, size, 3), dtype=torch.uint8))
     checkpoint = Checkpoint(config, few.catalog.kcodes, few.hash, 1, {}, net.state_dict())
     return export_bundle(checkpoint, few, folder / f"{backbone}.onnx").bundle
 

@@ -175,7 +175,8 @@ def mlflow_serve(bundle: Path) -> Iterator[int]:
             "--env-manager",
             "local",
         ]
-        with running(command, f"http://127.0.0.1:{port}", "/health"):
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # it starts `uvicorn` by its name
+        with running(command, f"http://127.0.0.1:{port}", "/health", {"PATH": path}):
             yield port
 
 

@@ -310,7 +310,9 @@ def test_the_camera_takes_the_square_that_it_shows_and_is_switched_off(visit: An
             };
         }"""
     )
-    alive = "window.streams.map((stream) => stream.getTracks().some((track) => track.readyState === 'live'))"
+    # the dialog is out of sight a moment before its `close` event, which stops the stream
+    off = """(opened) => window.streams.length === opened && window.streams.every((stream) =>
+        stream.getTracks().every((track) => track.readyState === "ended"))"""
     page.get_by_role("button", name="Take photo: Front").click()
     expect(page.get_by_role("dialog", name="Take a photo: Front")).to_be_visible()
     shutter = page.get_by_role("button", name="Take", exact=True)
@@ -319,13 +321,13 @@ def test_the_camera_takes_the_square_that_it_shows_and_is_switched_off(visit: An
     assert finder["width"] == pytest.approx(finder["height"], abs=1)
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
-    assert page.evaluate(alive) == [False]
+    page.wait_for_function(off, arg=1)
 
     page.get_by_role("button", name="Take photo: Front").click()
     expect(shutter).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("[data-side=front]")).to_have_attribute("data-state", "photo")
-    assert page.evaluate(alive) == [False, False]
+    page.wait_for_function(off, arg=2)
     identify(page)
     image = decode_rgb(site.received[0].images[0])
     assert image.shape == (512, 512, 3)

@@ -2,9 +2,10 @@
 
     python benchmarks/edge_latency.py --data workspace/demo/data --threads 2
 
-Each backbone gets random weights (time does not hang on them), goes through the exporter, and is timed as the gate
-times it: `measure_latency` on real test photos that went through the reference client. Rounds of all nets take turns;
-the table has the median of the rounds' figures and the best round, which is nearest to a machine that is idle else.
+Each backbone gets random weights (time does not hang on them), goes through the exporter and, for its 8-bit variant,
+through `pillsnap quantise` without search (a few calibration images: of no worth but for the time). All are timed as
+the gate times them: `measure_latency` on test photos that went through the reference client. Rounds of all nets take
+turns; the table has the median of the rounds' figures and the best round, nearest to a machine that is idle else.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.core.manifest import Manifest
 from pillsnap.evaluation.latency import choose_photos, hardware_name, measure_latency
 from pillsnap.exporting.export import export_bundle
+from pillsnap.exporting.quantise import LEAST_CALIBRATION_IMAGES, Recipe, make_variant
 from pillsnap.inference.session import PillSession
 from pillsnap.training.backbone import create_net
 from pillsnap.training.checkpoint import Checkpoint
 
 
-def export_random(backbone: str, size: int, manifest: Manifest, folder: Path) -> Path:
-    """The bundle of an untrained net."""
+def export_random(backbone: str, size: int, manifest: Manifest, folder: Path) -> dict[str, Path]:
+    """The bundle of an untrained net, and its 8-bit variant."""
     document = {
         "preprocessing": {"target_size": size},
         "model": {"backbone": backbone, "pretrained": False},
-        "data": {"batch_size": 8},
+        "data": {"batch_size": LEAST_CALIBRATION_IMAGES},
     }
     config = ExperimentConfig.build(document, None, backbone)
     few = few_rows(manifest, config)
@@ -44,7 +46,10 @@ def export_random(backbone: str, size: int, manifest: Manifest, folder: Path) ->
     with torch.no_grad():
         net.train()(torch.randint(0, 256, (4, size, size, 3), dtype=torch.uint8))
     checkpoint = Checkpoint(config, few.catalog.kcodes, few.hash, 1, {}, net.state_dict())
-    return export_bundle(checkpoint, few, folder / f"{backbone}.onnx").bundle
+    bundle = export_bundle(checkpoint, few, folder / f"{backbone}.onnx").bundle
+    eight = Recipe(engine="openvino", images=LEAST_CALIBRATION_IMAGES, search=False)
+    variant = make_variant(bundle, few, folder / f"{backbone}-int8.onnx", eight)
+    return {f"{backbone}, fp32, ONNX Runtime": bundle, f"{backbone}, 8 bits, OpenVINO": variant.bundle}
 
 
 def main() -> None:
@@ -66,7 +71,9 @@ def main() -> None:
     kilobytes = statistics.median(len(photo) for photo in sent) / 1e3
     print(f"{hardware_name()}, {args.threads} threads; {len(sent)} JPEGs of 512 px, median {kilobytes:.0f} kB\n")
     with tempfile.TemporaryDirectory() as name:
-        bundles = {each: export_random(each, args.size, manifest, Path(name)) for each in args.backbones}
+        bundles: dict[str, Path] = {}
+        for each in args.backbones:
+            bundles |= export_random(each, args.size, manifest, Path(name))
         sessions = {each: PillSession.load(bundle, threads=args.threads) for each, bundle in bundles.items()}
         sizes_mb = {each: bundle.stat().st_size / 1e6 for each, bundle in bundles.items()}
     p50s: dict[str, list[float]] = {each: [] for each in sessions}
@@ -76,7 +83,7 @@ def main() -> None:
             found = measure_latency(session, sent, "client JPEG", runs=args.runs)
             p50s[each].append(found.p50_ms)
             p95s[each].append(found.p95_ms)
-    print(f"| backbone, fp32, {args.size} px | MB | p50, ms | p95, ms | p95 of the best round, ms |")
+    print(f"| backbone, {args.size} px | MB | p50, ms | p95, ms | p95 of the best round, ms |")
     print("|---|---:|---:|---:|---:|")
     for each in sessions:
         p50, p95 = statistics.median(p50s[each]), statistics.median(p95s[each])

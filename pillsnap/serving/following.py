@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 from pillsnap.core.errors import BundleError, PillSnapError, StoreError
 from pillsnap.serving.metrics import Metrics
-from pillsnap.serving.slot import Slot
+from pillsnap.serving.slot import LoadedModel, Slot
 from pillsnap.serving.sources import ModelSource
 
 _log = logging.getLogger(__name__)
 _PATIENCE_S = 5.0
+_FIRST_LOOK_S = 10.0
+"""After which a start goes on with the kept copy: a registry that hangs is tried three times, 20 s each."""
 
 
 @dataclass(frozen=True)
@@ -29,25 +31,37 @@ class Standing:
 
 
 class Follower:
-    """Looks once, then every ``poll_s`` in a thread of its own.
+    """Looks at once, then every ``poll_s``, in a thread of its own.
 
     ``standing.refused`` is ``not_proven`` or ``not_loadable``: the whole sentence, which may name paths, is logged.
     """
 
-    def __init__(self, slot: Slot, source: ModelSource, poll_s: float, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        slot: Slot,
+        source: ModelSource,
+        poll_s: float,
+        metrics: Metrics,
+        first_look_s: float = _FIRST_LOOK_S,
+    ) -> None:
         self.slot = slot
         self.source = source
         self.poll_s = poll_s
+        self.first_look_s = first_look_s
         self.metrics = metrics
         self.standing = Standing(source_up=True, refused=None)
         self._stop = threading.Event()
+        self._looked = threading.Event()
+        self._placing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
         self._said: str | None = None
 
     def start(self) -> None:
-        """Look now, and go on in the background."""
-        self.look()
+        """Look now, and go on in the background; where the first look takes too long, with the kept copy meanwhile."""
         self._thread.start()
+        if not self._looked.wait(self.first_look_s):
+            late = StoreError(f"there is no answer after {self.first_look_s:g} s; it is still waited for")
+            self._stay(Standing(source_up=False, refused=None), late)
 
     def stop(self) -> None:
         """End the thread. A look that hangs at a registry which does not answer is left behind."""
@@ -72,11 +86,7 @@ class Follower:
             return
         self._stand(Standing(source_up=True, refused=None), None)
         if model is not None:
-            former = self.slot.model
-            self.slot.model = model  # one assignment: between two requests
-            self.metrics.loaded(model)
-            was = "" if former is None else f"; before: {former.title}"
-            _log.info("serving %s, sha256 %s%s", model.title, model.session.sha256[:12], was)
+            self._place(model)
 
     def _stay(self, standing: Standing, error: Exception) -> None:
         """With the present model; where there is none, with the last one that was proven."""
@@ -89,11 +99,23 @@ class Follower:
             _log.warning("the kept copy cannot be loaded: %s", second)
             return
         if model is not None:
+            self._place(model)
+
+    def _place(self, model: LoadedModel) -> None:
+        """By one assignment, between two requests. A kept copy never takes the place of what the registry named."""
+        with self._placing:
+            former = self.slot.model
+            if model.kept and former is not None:
+                return
             self.slot.model = model
             self.metrics.loaded(model)
-            _log.warning("serving the kept copy of %s", model.title)
+        was = "" if former is None else f"; before: {former.title}"
+        what = "the kept copy of " if model.kept else ""
+        _log.info("serving %s%s, sha256 %s%s", what, model.title, model.session.sha256[:12], was)
 
     def _run(self) -> None:
+        self.look()
+        self._looked.set()
         while not self._stop.wait(self.poll_s):
             self.look()
 

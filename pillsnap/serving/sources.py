@@ -17,7 +17,7 @@ _WARM_UP_RUNS = 3
 
 
 class ModelSource(Protocol):
-    """What a `Follower` asks, from one thread."""
+    """What a `Follower` asks; ``look`` from one thread, ``kept`` beside it where the first look takes long."""
 
     def look(self, present: LoadedModel | None) -> LoadedModel | None:
         """The model that should answer from now on; None: the present one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,39 @@ def test_it_looks_again_by_itself_and_ends_when_told(model: Any) -> None:
     assert follower.slot.take().version == "2"
     follower.stop()
     assert not follower._thread.is_alive()
+
+
+def test_a_registry_that_hangs_at_the_start_holds_nobody_up(model: Any) -> None:
+    """The copy answers after a moment, and the registry's model as soon as it is there."""
+    answers = threading.Event()
+
+    class Hanging(Source):
+        def look(self, present: LoadedModel | None) -> LoadedModel | None:
+            assert answers.wait(60)
+            return super().look(present)
+
+    follower = Follower(Slot(), Hanging(model("2"), copy=model("1", kept=True)), 3600, Metrics(), first_look_s=0.05)
+    follower.start()
+    try:
+        assert (follower.slot.take().version, follower.slot.take().kept) == ("1", True)
+        assert not follower.standing.source_up
+    finally:
+        answers.set()
+    end = time.monotonic() + 10
+    while follower.slot.take().version != "2" and time.monotonic() < end:
+        time.sleep(0.01)
+    assert (follower.slot.take().version, follower.standing.source_up) == ("2", True)
+    follower.stop()
+
+
+def test_a_copy_that_is_loaded_late_does_not_replace_the_champion(model: Any) -> None:
+    follower = follower_of(model("2"))
+
+    class Late(Source):
+        def kept(self) -> LoadedModel | None:
+            follower.look()  # the registry answers just now
+            return model("1", kept=True)
+
+    follower.source = Late(model("2"))
+    follower._stay(follower.standing, StoreError("away"))
+    assert follower.slot.take().version == "2"

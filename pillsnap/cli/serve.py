@@ -85,11 +85,13 @@ def serve(
     from pillsnap.core.errors import ConfigError
     from pillsnap.inference.session import PillSession, usable_cores
     from pillsnap.serving.guard import api_keys
-    from pillsnap.serving.process import run
+    from pillsnap.serving.process import check_free, run
     from pillsnap.serving.settings import ServeSettings
 
     local = host in ("127.0.0.1", "localhost", "::1")
-    settings = ServeSettings(
+    if not host:
+        raise ConfigError("--host: is empty, which would be every address; say so with 0.0.0.0")
+    settings = ServeSettings.checked(
         model=model,
         home=home,
         threads=threads or max(1, usable_cores() // workers),
@@ -112,6 +114,7 @@ def serve(
                 "--shadow: there is a challenger in the registry only; give --model models:/NAME@champion"
             )
         PillSession.load(Path(model))  # what is wrong with it is said here, and not by a worker
+    check_free(host, port)
     click.echo(f"serving {model} on http://{host}:{port}  (page: /, API: /openapi.json, figures: /metrics)")
     if settings.followed is None:
         click.echo("note: a bundle that was given as a file is served as it is: no gate has vouched for it")

@@ -134,10 +134,12 @@ def run_benchmark(
     Raises:
         BundleError: no bundle, or its engine is not here.
         ImageError: a photo cannot be decoded.
-        ConfigError: no bundle, no runs, or two bundles of one name.
+        ConfigError: no bundle, no runs, or one bundle twice.
     """
     if not bundles or runs < 1 or warm_up < 0:
         raise ConfigError(f"a benchmark needs a bundle and at least 1 run ({len(bundles)} bundles, {runs} runs)")
+    if len({bundle.resolve() for bundle in bundles}) < len(bundles):
+        raise ConfigError("a benchmark compares bundles with each other, and one is named twice; leave it out")
     names = _short_names(bundles)
     taken: list[Timing] = []
     facts: list[dict[str, object]] = []

@@ -99,9 +99,9 @@ def kept(home: Path, name: str, alias: str, ring: KeyRing) -> Proven | None:
     """The copy of the last proven files, proven again; None: there is none, or it does not stand the check."""
     folder = home / alias
     pointer = folder / _POINTER
-    if not pointer.is_file():
-        return None
     try:
+        if not pointer.is_file():
+            return None
         raw = read_json(pointer)
         envelope = str(raw["envelope"])
         statement = open_envelope(envelope, ring)

@@ -9,18 +9,15 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 import pillsnap
 from pillsnap.serving import narrow, operation, pages
 from pillsnap.serving.guard import Guard
 from pillsnap.serving.house import House
-from pillsnap.serving.problems import MEDIA_TYPE, ProblemError, language_of
+from pillsnap.serving.problems import ProblemError, problem_response
 from pillsnap.serving.settings import ServeSettings
 from pillsnap.serving.sources import ModelSource
-
-_log = logging.getLogger(__name__)
 
 
 def from_environment() -> FastAPI:
@@ -56,7 +53,8 @@ def create_app(settings: ServeSettings, source: ModelSource | None = None) -> Fa
     for routes in (narrow, operation, pages):
         app.include_router(routes.router)
     _handle_errors(app)
-    if settings.origins:
+    app.add_middleware(Guard, settings=settings, metrics=house.metrics)
+    if settings.origins:  # outermost: a page of another origin must be able to read a refusal, too
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.origins),
@@ -64,17 +62,13 @@ def create_app(settings: ServeSettings, source: ModelSource | None = None) -> Fa
             allow_headers=["Content-Type", "X-API-Key", "Accept-Language"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
-    app.add_middleware(Guard, settings=settings, metrics=house.metrics)
     return app
 
 
 def _handle_errors(app: FastAPI) -> None:
     def send(request: Request, error: ProblemError) -> Response:
-        language = language_of(request.headers.get("accept-language"))
         request.state.code = error.code
-        problem = error.problem(language, request.state.request_id)
-        headers = {"Content-Language": language, "Vary": "Accept-Language", **error.headers}
-        return JSONResponse(problem.model_dump(), problem.status, headers, MEDIA_TYPE)
+        return problem_response(error, request.headers.get("accept-language"), request.state.request_id)
 
     @app.exception_handler(ProblemError)
     async def refused(request: Request, error: ProblemError) -> Response:
@@ -88,8 +82,3 @@ def _handle_errors(app: FastAPI) -> None:
     async def http_error(request: Request, error: HTTPException) -> Response:
         codes = {404: "not_found", 405: "method_not_allowed"}
         return send(request, ProblemError(codes.get(error.status_code, "bad_request"), error.headers or {}))
-
-    @app.exception_handler(Exception)
-    async def fault(request: Request, error: Exception) -> Response:
-        _log.error("request %s failed", request.state.request_id, exc_info=error)
-        return send(request, ProblemError("internal"))

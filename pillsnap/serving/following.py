@@ -9,15 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
+from typing import Protocol
 
 from pillsnap.core.errors import BundleError, PillSnapError, StoreError
-from pillsnap.serving.metrics import Metrics
 from pillsnap.serving.slot import LoadedModel, Slot
 from pillsnap.serving.sources import ModelSource
 
 _log = logging.getLogger(__name__)
 _PATIENCE_S = 5.0
-_FIRST_LOOK_S = 10.0
+_FIRST_LOOK_S = 5.0
 """After which a start goes on with the kept copy: a registry that hangs is tried three times, 20 s each."""
 
 
@@ -28,6 +28,26 @@ class Standing:
     source_up: bool
     refused: str | None
     """Why what the source names is not served; for the log and ``/readyz``, in one word: see `Follower`."""
+
+
+class Figures(Protocol):
+    """Where it is counted; see `metrics.Metrics`."""
+
+    def loaded(self, model: LoadedModel) -> None:
+        """Another model answers from now on."""
+
+    def stands(self, *, source_up: bool, refused: bool) -> None:
+        """After a look at the source."""
+
+
+class Nobody:
+    """`Figures` that nobody sees: of a follower whose alarms are none of the server's."""
+
+    def loaded(self, model: LoadedModel) -> None:
+        """Not counted."""
+
+    def stands(self, *, source_up: bool, refused: bool) -> None:
+        """Not counted."""
 
 
 class Follower:
@@ -41,7 +61,7 @@ class Follower:
         slot: Slot,
         source: ModelSource,
         poll_s: float,
-        metrics: Metrics,
+        metrics: Figures,
         first_look_s: float = _FIRST_LOOK_S,
     ) -> None:
         self.slot = slot
@@ -57,8 +77,11 @@ class Follower:
         self._said: str | None = None
 
     def start(self) -> None:
-        """Look now, and go on in the background; where the first look takes too long, with the kept copy meanwhile."""
+        """Begin to look, in the background."""
         self._thread.start()
+
+    def settle(self) -> None:
+        """Wait for the first look; where it takes too long, go on with the kept copy meanwhile."""
         if not self._looked.wait(self.first_look_s):
             late = StoreError(f"there is no answer after {self.first_look_s:g} s; it is still waited for")
             self._stay(Standing(source_up=False, refused=None), late)
@@ -95,8 +118,8 @@ class Follower:
             return
         try:
             model = self.source.kept()
-        except PillSnapError as second:
-            _log.warning("the kept copy cannot be loaded: %s", second)
+        except Exception as second:  # see `look`
+            _log.warning("the kept copy cannot be loaded: %s", second, exc_info=not isinstance(second, PillSnapError))
             return
         if model is not None:
             self._place(model)

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import time
 import uuid
 from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pillsnap.core.errors import ConfigError
 from pillsnap.serving.metrics import Metrics
-from pillsnap.serving.problems import MEDIA_TYPE, ProblemError, language_of
-from pillsnap.serving.settings import ServeSettings
+from pillsnap.serving.problems import ProblemError, problem_response
+from pillsnap.serving.settings import ServeSettings, host_name
 
+_log = logging.getLogger(__name__)
+MOST_BYTES = 256 * 2**20
+"""Of all bodies that are in the house at once, in one process: 64 requests of ten photos would be over 6 GB."""
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -44,7 +47,8 @@ class Guard:
         self.app = app
         self.settings = settings
         self.metrics = metrics
-        self._in_the_house = 0
+        self._requests = 0
+        self._bytes = 0
         cross_origin = {"Cross-Origin-Resource-Policy": "cross-origin"} if settings.origins else {}
         self._headers = {**_HEADERS, **cross_origin}
 
@@ -53,50 +57,87 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        state = scope.setdefault("state", {})
-        request_id = state["request_id"] = uuid.uuid4().hex
-        path = scope["path"]
-        began = time.perf_counter()
-        status = 500
+        visit = _Visit(scope, time.perf_counter())
+        self._requests += 1
+
+        async def receive_counted() -> Message:
+            message = await receive()
+            count = len(message.get("body", b""))
+            visit.bytes += count
+            self._bytes += count
+            if not message.get("more_body", False):
+                visit.began = time.perf_counter()
+            if self._bytes > MOST_BYTES:
+                raise _overloaded()
+            return message
 
         async def send_dressed(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers.update({**self._headers, "X-Request-ID": request_id})
-                if "cache-control" not in headers:
-                    page = path == "/" or path.startswith("/page/")
-                    headers["Cache-Control"] = "no-cache" if page else "no-store"
+                visit.status = message["status"]
+                self._dress(MutableHeaders(scope=message), visit)
             await send(message)
 
-        self._in_the_house += 1
         try:
-            problem = self._refused(scope, path)
-            if problem is None:
-                await self.app(scope, receive, send_dressed)
-            else:
-                state["code"] = problem.code
-                language = language_of(Headers(scope=scope).get("accept-language"))
-                told = problem.problem(language, request_id)
-                answer = JSONResponse(told.model_dump(), told.status, dict(problem.headers), MEDIA_TYPE)
-                await answer(scope, receive, send_dressed)
+            await self._answer(visit, receive_counted, send_dressed)
         finally:
-            self._in_the_house -= 1
-            if path not in _ALWAYS:
-                route = path if path in _ROUTES else "other"
-                self.metrics.requests.labels(route, str(status), state.get("code", "")).inc()
-                self.metrics.request_seconds.labels(route).observe(time.perf_counter() - began)
+            self._requests -= 1
+            self._bytes -= visit.bytes
+            if visit.path not in _ALWAYS:
+                route = visit.path if visit.path in _ROUTES else "other"
+                self.metrics.requests.labels(route, str(visit.status or 500), visit.state.get("code", "")).inc()
+                self.metrics.request_seconds.labels(route).observe(time.perf_counter() - visit.began)
 
-    def _refused(self, scope: Scope, path: str) -> ProblemError | None:
-        if path in _ALWAYS:
+    async def _answer(self, visit: _Visit, receive: Receive, send: Send) -> None:
+        problem = self._refused(visit)
+        if problem is None:
+            try:
+                await self.app(visit.scope, receive, send)
+                return
+            except Exception:
+                _log.exception("request %s failed", visit.id)
+                if visit.status is not None:  # too late to say anything else
+                    raise
+                problem = ProblemError("internal")
+        visit.state["code"] = problem.code
+        language = Headers(scope=visit.scope).get("accept-language")
+        await problem_response(problem, language, visit.id)(visit.scope, receive, send)
+
+    def _dress(self, headers: MutableHeaders, visit: _Visit) -> None:
+        headers.update({**self._headers, "X-Request-ID": visit.id})
+        if "cache-control" not in headers:
+            page = visit.path == "/" or visit.path.startswith("/page/")
+            headers["Cache-Control"] = "no-cache" if page else "no-store"
+
+    def _refused(self, visit: _Visit) -> ProblemError | None:
+        if visit.path in _ALWAYS:
             return None
-        host = Headers(scope=scope).get("host", "").rsplit(":", 1)[0].strip("[]").lower()
-        if self.settings.hosts and host not in self.settings.hosts:
+        if self.settings.hosts and host_name(Headers(scope=visit.scope).get("host", "")) not in self.settings.hosts:
             return ProblemError("wrong_host")
-        if self._in_the_house > self.settings.uploads:
-            return ProblemError("overloaded", {"Retry-After": "1", "Connection": "close"})
+        if self._requests > self.settings.uploads:
+            return _overloaded()
         return None
+
+
+class _Visit:
+    """A request while it is in the house."""
+
+    def __init__(self, scope: Scope, began: float) -> None:
+        if scope["method"] == "HEAD":  # wherever there is GET; the protocol leaves the body out
+            scope = {**scope, "method": "GET"}
+        self.scope = scope
+        self.state = scope.setdefault("state", {})
+        self.id = self.state["request_id"] = uuid.uuid4().hex
+        self.path: str = scope["path"]
+        self.began = began
+        """When its last byte was there; until then, when it came."""
+        self.bytes = 0
+        """Of its body, so far."""
+        self.status: int | None = None
+        """Of the answer, as soon as there is one."""
+
+
+def _overloaded() -> ProblemError:
+    return ProblemError("overloaded", {"Retry-After": "1", "Connection": "close"})
 
 
 def api_keys(file: Path | None) -> frozenset[bytes] | None:
@@ -108,7 +149,7 @@ def api_keys(file: Path | None) -> frozenset[bytes] | None:
     if file is None:
         return None
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--api-keys {file}: cannot be read ({error})") from error
     keys = [line for line in lines if line and not line.startswith("#")]
@@ -116,6 +157,8 @@ def api_keys(file: Path | None) -> frozenset[bytes] | None:
         raise ConfigError(f"--api-keys {file}: holds no key; write one a line, e.g. from: openssl rand -hex 24")
     if any(len(key) < 16 for key in keys):
         raise ConfigError(f"--api-keys {file}: a key has under 16 characters; make one with: openssl rand -hex 24")
+    if not all(key.isascii() and key.isprintable() for key in keys):
+        raise ConfigError(f"--api-keys {file}: a key has characters that no header can carry; use letters and digits")
     return frozenset(_digest(key) for key in keys)
 
 

@@ -53,9 +53,10 @@ class House:
         )
 
     async def open(self) -> None:
-        """Load the model, and begin to follow."""
-        await asyncio.to_thread(self.follower.start)
-        await asyncio.to_thread(self.shadow.start)
+        """Begin to follow, and wait a moment for the model."""
+        self.follower.start()
+        self.shadow.start()
+        await asyncio.to_thread(self.follower.settle)
 
     async def close(self) -> None:
         """End all threads."""

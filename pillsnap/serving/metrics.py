@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
@@ -24,7 +25,7 @@ class Metrics:
             "pillsnap_requests", "Answered requests", ["route", "status", "code"], registry=registry
         )
         self.request_seconds = Histogram(
-            "pillsnap_request_seconds", "From the last byte in to the answer", ["route"], buckets=_SECONDS,
+            "pillsnap_request_seconds", "From the last byte in to the last byte out", ["route"], buckets=_SECONDS,
             registry=registry,
         )  # fmt: skip
         self.stage_seconds = Histogram(
@@ -86,6 +87,18 @@ class Metrics:
         """In Prometheus' text format."""
         if MULTIPROCESS not in os.environ:
             return generate_latest(self._registry)
+        _forget_the_dead(Path(os.environ[MULTIPROCESS]))
         together = CollectorRegistry()
         multiprocess.MultiProcessCollector(together)
         return generate_latest(together)
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """A worker that was killed would leave its alarm, or the end of one, for as long as the server runs."""
+    for process_id in {int(file.stem.rpartition("_")[2]) for file in folder.glob("gauge_live*_*.db")}:
+        try:
+            os.kill(process_id, 0)
+        except ProcessLookupError:
+            multiprocess.mark_process_dead(process_id, str(folder))
+        except PermissionError:
+            pass  # somebody else's by now; ours would let us

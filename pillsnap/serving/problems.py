@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse
 
 from pillsnap.core.image_codes import Refusal
 from pillsnap.core.image_validator import MAX_UPLOAD_BYTES
 from pillsnap.core.images import MAX_PIXELS
 
 Language = Literal["ko", "en"]
+_LANGUAGES: tuple[Language, ...] = ("en", "ko")
 MEDIA_TYPE = "application/problem+json"
 MOST_IMAGES = 10
 MIN_SIDE_PX = 32
@@ -95,8 +97,8 @@ KINDS: dict[str, Kind] = {
     ),
     "too_many_images": Kind(
         400,
-        Text("Too many pictures", f"At most {MOST_IMAGES} in one request."),
-        Text("사진이 너무 많습니다", f"한 번에 {MOST_IMAGES}장까지 보낼 수 있습니다."),
+        Text("Too many pictures", f"predict takes one, batch_predict at most {MOST_IMAGES} in one request."),
+        Text("사진이 너무 많습니다", f"predict는 한 장, batch_predict는 한 번에 {MOST_IMAGES}장까지 받습니다."),
     ),
     "bad_form": Kind(
         400,
@@ -152,8 +154,8 @@ KINDS: dict[str, Kind] = {
     ),
     "deadline_exceeded": Kind(
         503,
-        Text("The answer would come too late", "The photo waited too long and was not looked at. Try again."),
-        Text("응답 시간이 초과되었습니다", "대기 시간이 길어 판별하지 못했습니다. 다시 시도해 주세요."),
+        Text("The answer would come too late", "It was not ready in time. Try again, or send fewer photos at once."),
+        Text("응답 시간이 초과되었습니다", "제한 시간 안에 답하지 못했습니다. 사진 수를 줄이거나 다시 시도해 주세요."),
     ),
     "not_ready": Kind(
         503,
@@ -213,13 +215,22 @@ def language_of(accept_language: str | None) -> Language:
 
     A header that cannot be read counts as none.
     """
-    best: tuple[float, Language] = (0.0, "en")
+    named: dict[Language, float] = {}
+    others = 0.0
     for part in (accept_language or "")[:500].split(","):
-        tag, _, parameter = part.strip().partition(";")
+        tag, _, parameter = part.strip().lower().partition(";")
         quality = _quality(parameter)
-        for language in ("ko", "en"):
-            if tag.strip().lower().split("-")[0] == language and quality > best[0]:
-                best = (quality, "ko" if language == "ko" else "en")
+        primary = tag.strip().split("-")[0]
+        if primary == "*":
+            others = quality
+        for language in _LANGUAGES:
+            if primary == language:
+                named[language] = max(quality, named.get(language, 0.0))
+    best: tuple[float, Language] = (0.0, "en")
+    for language in (*named, *_LANGUAGES):  # of equal ones, the one that is named first
+        quality = named.get(language, others)
+        if quality > best[0]:
+            best = (quality, language)
     return best[1]
 
 
@@ -232,6 +243,14 @@ def _quality(parameter: str) -> float:
     except ValueError:
         return 0.0
     return found if key.strip() == "q" and 0 <= found <= 1 else 0.0
+
+
+def problem_response(error: ProblemError, accept_language: str | None, request_id: str) -> JSONResponse:
+    """What a client is sent, in its language."""
+    language = language_of(accept_language)
+    problem = error.problem(language, request_id)
+    headers = {"Content-Language": language, "Vary": "Accept-Language", **error.headers}
+    return JSONResponse(problem.model_dump(), problem.status, headers, MEDIA_TYPE)
 
 
 def responses(*codes: str) -> dict[int | str, dict[str, Any]]:

@@ -15,6 +15,8 @@ from pillsnap.core.errors import PillSnapError
 from pillsnap.serving.metrics import MULTIPROCESS
 from pillsnap.serving.settings import ServeSettings
 
+MOST_CONNECTIONS = 500
+"""Of one process; under the 1024 open files that a process usually may have."""
 _KEEP_ALIVE_S = 15
 _DRAIN_S = 30
 _LONGEST_HEAD = 32 * 1024
@@ -22,43 +24,54 @@ _LONGEST_HEAD = 32 * 1024
 
 
 class PatientButNotForEver(H11Protocol):
-    """Uvicorn's protocol, which waits for ever for the headers of a new connection, with a limit to that.
+    """Uvicorn's protocol, which waits for ever for the rest of a head or of a body that nobody reads, with a limit.
 
-    Who opens connections and sends nothing, or a byte a minute, is cut off.
+    A clock runs while a part of a request is awaited and no answer is being made: from the opening of the connection,
+    and again from the first byte after an answer. Who sends nothing, or a byte a minute, is cut off. An idle connection
+    between two requests has uvicorn's own limit; a body that a route reads has that of `uploads`.
     """
 
-    _first: asyncio.TimerHandle | None = None
+    _clock: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The clock starts."""
+        """One too many is closed at once: without a file left the server could not even say no."""
         super().connection_made(transport)
-        self._first = self.loop.call_later(ServeSettings.from_environment().header_s, self._too_late)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+            return
+        self._watch()
 
-    def handle_events(self) -> None:
-        """Something arrived; once it is a whole head of a request, the clock is stopped."""
-        super().handle_events()
-        if self.cycle is not None and self._first is not None:
-            self._first.cancel()
-            self._first = None
+    def data_received(self, data: bytes) -> None:
+        """Something arrived: the head of a request, a part of one, or a body that nobody reads any more."""
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """The connection is idle, or the next request was there already."""
+        super().on_response_complete()
+        self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The clock is stopped."""
-        if self._first is not None:
-            self._first.cancel()
+        self._stop_clock()
         super().connection_lost(exc)
 
-    def _too_late(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
+    def _watch(self) -> None:
+        answering = self.cycle is not None and not self.cycle.response_complete
+        idle = self.timeout_keep_alive_task is not None
+        if answering or idle:
+            self._stop_clock()
+        elif self._clock is None and not self.transport.is_closing():
+            self._clock = self.loop.call_later(ServeSettings.from_environment().header_s, self.transport.close)
+
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
 
 
 def run(settings: ServeSettings, host: str, port: int) -> None:
-    """Serve until SIGTERM or Ctrl-C; requests that are in the house are answered first.
-
-    Raises:
-        PillSnapError: nobody can listen there.
-    """
-    _check_free(host, port)
+    """Serve until SIGTERM or Ctrl-C; requests that are in the house are answered first. See `check_free`."""
     settings.to_environment()
     metrics_folder = tempfile.mkdtemp(prefix="pillsnap-metrics-") if settings.workers > 1 else None
     if metrics_folder is not None:
@@ -86,11 +99,16 @@ def run(settings: ServeSettings, host: str, port: int) -> None:
             shutil.rmtree(metrics_folder, ignore_errors=True)
 
 
-def _check_free(host: str, port: int) -> None:
-    """Uvicorn would end without a reason that people understand, and several workers would be restarted for ever."""
+def check_free(host: str, port: int) -> None:
+    """Uvicorn would end without a reason that people understand, and several workers would be restarted for ever.
+
+    Raises:
+        PillSnapError: nobody can listen there.
+    """
     try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind((host, port))  # nobody listens: who connects now must be refused, and not left hanging
     except OSError as error:
         raise PillSnapError(
             f"{host}:{port}: cannot listen there ({error.strerror or error}); give another --host or --port"

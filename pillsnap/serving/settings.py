@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pillsnap.core.errors import ConfigError
 
@@ -16,10 +16,16 @@ UNSURE_BELOW = 0.5
 """Confidence under which an answer is called not sure, where the bundle names none."""
 
 
+def host_name(header: str) -> str:
+    """The name in a Host header: without port, brackets and the dot at the end, in small letters."""
+    name = header[1:].partition("]")[0] if header.startswith("[") else header.partition(":")[0]
+    return name.rstrip(".").lower()
+
+
 class ServeSettings(BaseModel):
     """Everything that a server process is told."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str
     """``models:/NAME@ALIAS`` (followed, and proven before it is loaded) or the path of a bundle (served as it is)."""
@@ -63,6 +69,25 @@ class ServeSettings(BaseModel):
                 "a version by its number could be served past the gate"
             )
         return name, "champion" if alias == "champion" else "challenger"
+
+    @field_validator("hosts")
+    @classmethod
+    def _names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            address = host.strip("[]")
+            if not address or "/" in host or (":" in host and address.count(":") < 2):
+                raise ValueError(f"{host!r}: give a name or an address, without scheme, port and path")
+        return tuple(host_name(host if ":" not in host or host.startswith("[") else f"[{host}]") for host in hosts)
+
+    @classmethod
+    def checked(cls, **values: Any) -> Self:
+        """The settings. Raises ConfigError: a value that cannot be."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"{first['loc'][0]}: {reason} (given: {first['input']!r})") from error
 
     def to_environment(self) -> None:
         """Leave the values to the worker processes."""

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from pillsnap.core.errors import PillSnapError
 from pillsnap.serving.answering import Answered
-from pillsnap.serving.following import Follower
+from pillsnap.serving.following import Follower, Nobody
 from pillsnap.serving.metrics import Metrics
 from pillsnap.serving.settings import ServeSettings
 from pillsnap.serving.slot import Slot
@@ -26,8 +26,8 @@ class Shadow:
     def __init__(self, source: ModelSource | None, poll_s: float, metrics: Metrics) -> None:
         self.metrics = metrics
         self.slot = Slot()
-        # its own figures: an alarm of the challenger is none of the champion
-        self._follower = None if source is None else Follower(self.slot, source, poll_s, Metrics())
+        # told to nobody: an alarm of the challenger is none of the champion
+        self._follower = None if source is None else Follower(self.slot, source, poll_s, Nobody())
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._busy: Future[None] | None = None
 

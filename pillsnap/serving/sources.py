@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pillsnap.core.errors import GateRefusedError, StoreError
+from pillsnap.core.errors import BundleError, GateRefusedError, StoreError
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.inference.session import PillSession
 from pillsnap.registry.following import Mark, Proven, keep, kept, marked, prove
@@ -58,10 +58,10 @@ class RegistrySource:
         self.home = home
         self.threads = threads
         self._settled: Mark | None = None
-        self._refused: GateRefusedError | None = None
+        self._refused: GateRefusedError | BundleError | None = None
 
     def look(self, present: LoadedModel | None) -> LoadedModel | None:
-        """See `ModelSource`. What was refused is refused again without a download, until something changes."""
+        """See `ModelSource`. What was refused or cannot be loaded is not downloaded again until something changes."""
         entry, mark = marked(self.name, self.alias)
         if entry is None or mark is None:
             self._settled = None
@@ -79,7 +79,7 @@ class RegistrySource:
             with prove(entry, self.alias) as proven:
                 model = self._load(proven, kept=False)
                 keep(proven, self.home, self.alias)
-        except GateRefusedError as error:
+        except (GateRefusedError, BundleError) as error:
             self._settled, self._refused = mark, error
             raise
         self._settled = mark

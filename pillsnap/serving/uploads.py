@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
@@ -20,6 +22,8 @@ FORM_TYPE = "multipart/form-data"
 _FORM_ROOM = 64 * 1024
 """Bytes of a form around its photos: boundaries, headers, names."""
 _LONGEST_NAME = 100
+_TAIL = 512
+"""Bytes in which a form's end must stand: a boundary has 70 at most."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,9 @@ def _media_type(request: Request) -> str:
 
 @asynccontextmanager
 async def _form(request: Request, files: int, timeout_s: float) -> AsyncIterator[FormData]:
-    limited = _limited(request, files * MAX_UPLOAD_BYTES + _FORM_ROOM)
+    _, options = parse_options_header(request.headers.get("content-type", ""))
+    ending = b"--" + options.get(b"boundary", b"") + b"--"
+    limited = _limited(request, files * MAX_UPLOAD_BYTES + _FORM_ROOM, ending)
     async with _in_time(timeout_s):
         try:
             # one file more than allowed is let in, to be told apart from a form that cannot be read
@@ -76,6 +82,8 @@ async def _form(request: Request, files: int, timeout_s: float) -> AsyncIterator
                 if sum(isinstance(value, UploadFile) for _, value in form.multi_items()) > files:
                     raise ProblemError("too_many_images")
                 yield form
+        except (UnicodeError, LookupError) as error:  # of a charset that the client names
+            raise ProblemError("bad_form") from error
         except HTTPException as error:  # Starlette's, for a form that its parser refuses
             raise ProblemError("too_many_images" if "Too many files" in str(error.detail) else "bad_form") from error
 
@@ -86,23 +94,33 @@ async def _photos(form: FormData, field: str) -> list[Photo]:
         if isinstance(value, UploadFile):
             if (value.size or 0) > MAX_UPLOAD_BYTES:
                 raise ProblemError("too_many_bytes")
-            photos.append(Photo(await value.read(), (value.filename or "")[:_LONGEST_NAME]))
+            name = (value.filename or "")[:_LONGEST_NAME].encode("utf-8", "replace").decode()  # no lone surrogates
+            photos.append(Photo(await value.read(), name))
     return photos
 
 
-def _limited(request: Request, limit: int) -> Request:
-    """The request, whose body raises ``too_many_bytes`` as soon as it is longer than ``limit``, and not at its end."""
+def _limited(request: Request, limit: int, ending: bytes = b"") -> Request:
+    """The request, whose body raises ``too_many_bytes`` as soon as it is longer than ``limit``, and not at its end.
+
+    A form must have its ``ending``: the parser would take one that breaks off for one with fewer files.
+    """
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise ProblemError("too_many_bytes", {"Connection": "close"})
     received = 0
+    tail = b""
 
     async def receive() -> Message:
-        nonlocal received
+        nonlocal received, tail
         message = await request.receive()
-        received += len(message.get("body", b""))
+        body = message.get("body", b"")
+        received += len(body)
         if received > limit:
             raise ProblemError("too_many_bytes", {"Connection": "close"})
+        if ending:
+            tail = (tail + body[-_TAIL:])[-_TAIL:]
+            if not message.get("more_body", False) and ending not in tail:
+                raise MultiPartException("the form breaks off")
         return message
 
     return Request(request.scope, receive)

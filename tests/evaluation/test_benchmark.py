@@ -100,5 +100,7 @@ def test_the_command_names_machine_engine_and_figures(bundle: Path, photo: Photo
 def test_what_cannot_be_timed_is_refused(bundle: Path) -> None:
     with pytest.raises(ConfigError, match="at least 1 run"):
         run_benchmark([bundle], [], runs=0)
+    with pytest.raises(ConfigError, match="named twice"):
+        run_benchmark([bundle, bundle], [], runs=1)
     with pytest.raises(ImageError, match=r"^note\.txt: "):
         run_benchmark([bundle], [Photo("note.txt", b"not a picture")], threads=[1], runs=1, warm_up=0)

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pillsnap.core.errors import ConfigError, GateRefusedError, StoreError
+from pillsnap.core.errors import BundleError, ConfigError, GateRefusedError, StoreError
 from pillsnap.gate.keys import generate
 from pillsnap.registry.following import keep, kept, marked, prove
 from pillsnap.registry.promotion import promote
+from pillsnap.serving import sources
 from pillsnap.serving.following import Follower
 from pillsnap.serving.metrics import Metrics
 from pillsnap.serving.slot import Slot
@@ -234,3 +235,30 @@ def test_two_servers_keep_in_one_place(champion: str, tmp_path: Path) -> None:
         keep(proven, tmp_path / "home", "champion")
         keep(proven, tmp_path / "home", "champion")
     assert source_in(tmp_path / "home").kept() is not None
+
+
+def test_a_champion_that_cannot_be_loaded_here_is_not_downloaded_at_every_look(
+    champion: str, candidate: Candidate, gate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_in(tmp_path / "home")
+    downloads = []
+
+    def counted(*arguments: Any) -> Any:
+        downloads.append(arguments)
+        return prove(*arguments)
+
+    def without_its_engine(*_: Any, **__: Any) -> Any:
+        raise BundleError("its engine is not here")
+
+    monkeypatch.setattr(sources, "prove", counted)
+    with monkeypatch.context() as patched:
+        patched.setattr(sources.PillSession, "load", without_its_engine)
+        for _ in range(3):
+            with pytest.raises(BundleError, match="its engine is not here"):
+                source.look(None)
+    assert len(downloads) == 1
+    gate.judge(candidate())
+    promote("pills", "2")
+    found = source.look(None)
+    assert found is not None
+    assert (found.version, len(downloads)) == ("2", 2)

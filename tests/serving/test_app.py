@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from pillsnap.core.client_contract import ClientContract
+from pillsnap.core.errors import ConfigError
 from pillsnap.inference.session import PillSession
+from pillsnap.serving import guard
 from pillsnap.serving.problems import KINDS, MEDIA_TYPE, Problem
+from pillsnap.serving.settings import ServeSettings
 from pillsnap.serving.sources import BundleSource
 
 PREDICT, BATCH = "/v1/narrow/predict", "/v1/narrow/batch_predict"
@@ -269,10 +273,133 @@ def test_other_host_names_are_refused(client_of: ClientOf) -> None:
     with client_of(hosts=("localhost", "::1")) as client:
         found = {
             host: client.get("/v1/narrow/info", headers={"Host": host}).status_code
-            for host in ("localhost:8000", "LOCALHOST", "[::1]:80", "evil.example", "localhost.evil.example")
+            for host in ("localhost:8000", "LOCALHOST.", "[::1]:80", "[::1]", "evil.example", "localhost.evil.example")
         }
-        assert list(found.values()) == [200, 200, 200, 421, 421]
+        assert list(found.values()) == [200, 200, 200, 200, 421, 421]
         assert client.get("/healthz", headers={"Host": "10.0.0.7"}).status_code == 200
+
+
+def test_host_names_are_compared_as_names(settings: Callable[..., Any]) -> None:
+    assert settings(hosts=("PillSnap.Example.", "::1", "[fe80::1]")).hosts == ("pillsnap.example", "::1", "fe80::1")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"hosts": ("name:8000",)}, {"hosts": ("http://name",)}, {"hosts": ("",)}, {"deadline_s": float("nan")},
+     {"poll_s": float("inf")}],
+)  # fmt: skip
+def test_settings_that_cannot_be_are_named(bundle: Path, values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        ServeSettings.checked(model=str(bundle), threads=1, concurrency=1, **values)
+
+
+def test_a_page_of_another_origin_can_read_a_refusal(client_of: ClientOf, toy: SimpleNamespace) -> None:
+    origin = {"Origin": "https://pharmacy.example"}
+    with client_of(origins=(origin["Origin"],), hosts=("testserver",)) as client:
+        wrong = client.get("/v1/narrow/info", headers={**origin, "Host": "evil.example", "Accept-Language": "ko"})
+        assert (wrong.status_code, wrong.headers["content-language"]) == (421, "ko")
+        object.__setattr__(client.app.state.house, "slot", None)  # type: ignore[attr-defined]
+        fault = client.post(PREDICT, content=toy.jpeg(0), headers={**JPEG, **origin})
+        assert fault.status_code == 500
+        counted = client.get("/metrics").text
+    for answer in (wrong, fault):
+        assert answer.headers["access-control-allow-origin"] == origin["Origin"]
+        assert answer.headers["x-request-id"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert 'pillsnap_requests_total{code="internal",route="/v1/narrow/predict",status="500"} 1.0' in counted
+
+
+def test_head_is_get_without_the_body(client: TestClient) -> None:
+    for path in ("/", "/healthz", "/v1/narrow/info"):
+        assert client.head(path).status_code == 200
+    assert client.head(PREDICT).status_code == 405
+
+
+def form(*parts: bytes, end: bytes = b"--B--\r\n", name: str = "a.jpg") -> bytes:
+    head = f'--B\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n\r\n'.encode()
+    return b"".join(head + part + b"\r\n" for part in parts) + end
+
+
+@pytest.mark.parametrize("end", [b"", b"--B\r\n", b"--B-"])
+def test_a_form_that_breaks_off_is_not_taken_for_one_with_fewer_photos(
+    client: TestClient, toy: SimpleNamespace, end: bytes
+) -> None:
+    kind = {"Content-Type": "multipart/form-data; boundary=B"}
+    whole = client.post(BATCH, content=form(toy.jpeg(1), toy.jpeg(1)), headers=kind)
+    assert len(whole.json()["results"]) == 2
+    broken = client.post(BATCH, content=form(toy.jpeg(1), toy.jpeg(1), end=end), headers=kind)
+    assert (broken.status_code, broken.json()["code"]) == (400, "bad_form")
+
+
+@pytest.mark.parametrize("charset", ["utf-7", "unicode_escape", "undefined", "none-such", "utf-8"])
+def test_a_charset_of_the_clients_choice_breaks_nothing(client: TestClient, toy: SimpleNamespace, charset: str) -> None:
+    kind = {"Content-Type": f"multipart/form-data; boundary=B; charset={charset}"}
+    answer = client.post(BATCH, content=form(toy.jpeg(1), name="+2AA-\\ud800.jpg"), headers=kind)
+    assert answer.status_code in (200, 400)
+    assert answer.status_code == 200 or answer.json()["code"] == "bad_form"
+
+
+def test_bodies_in_the_house_are_limited_in_all(
+    client_of: ClientOf, toy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client_of() as client:
+        photo = toy.jpeg(1)
+        monkeypatch.setattr(guard, "MOST_BYTES", len(photo) - 1)
+        full = client.post(PREDICT, content=photo, headers=JPEG)
+        assert (full.status_code, full.json()["code"]) == (503, "overloaded")
+        monkeypatch.setattr(guard, "MOST_BYTES", len(photo))
+        for _ in range(3):  # what has left is not counted any more
+            assert client.post(PREDICT, content=photo, headers=JPEG).status_code == 200
+
+
+def test_the_time_of_a_request_begins_with_its_last_byte(client_of: ClientOf, toy: SimpleNamespace) -> None:
+    photo = toy.jpeg(1)
+
+    def slowly() -> Iterator[bytes]:
+        yield photo[:100]
+        time.sleep(1.2)
+        yield photo[100:]
+
+    async def ask(app: Any) -> int:
+        chunks = slowly()
+
+        async def receive() -> dict[str, Any]:
+            chunk = next(chunks, None)
+            return {"type": "http.request", "body": chunk or b"", "more_body": chunk is not None}
+
+        statuses: list[int] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            statuses.append(message.get("status", 0))
+
+        scope = {"type": "http", "method": "POST", "path": PREDICT, "query_string": b"", "root_path": "",
+                 "headers": [(b"content-type", b"image/jpeg")], "http_version": "1.1"}  # fmt: skip
+        await app(scope, receive, send)
+        return statuses[0]
+
+    with client_of() as client:
+        assert client.portal is not None
+        assert client.portal.call(ask, client.app) == 200
+        text = client.get("/metrics").text
+    assert 'pillsnap_request_seconds_bucket{le="1.0",route="/v1/narrow/predict"} 1.0' in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("phone-ключ-0123456789abcdef", "no header can carry"), ("\ufeffshort", "under 16")]
+)
+def test_keys_that_could_never_match_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(text + "\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        guard.api_keys(file)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("phone-0123456789abcdef\n", encoding="utf-8-sig")
+    keys = guard.api_keys(file)
+    assert keys is not None
+    assert guard.is_known("phone-0123456789abcdef", keys)
 
 
 def test_security_headers_stand_on_everything(client: TestClient) -> None:

@@ -122,6 +122,7 @@ def test_the_same_trouble_is_logged_once(model: Any, caplog: pytest.LogCaptureFi
 def test_it_looks_again_by_itself_and_ends_when_told(model: Any) -> None:
     follower = Follower(Slot(), Source(model("1"), model("2")), 0.02, Metrics())
     follower.start()
+    follower.settle()
     end = time.monotonic() + 10
     while follower.slot.take().version != "2" and time.monotonic() < end:
         time.sleep(0.01)
@@ -141,6 +142,7 @@ def test_a_registry_that_hangs_at_the_start_holds_nobody_up(model: Any) -> None:
 
     follower = Follower(Slot(), Hanging(model("2"), copy=model("1", kept=True)), 3600, Metrics(), first_look_s=0.05)
     follower.start()
+    follower.settle()
     try:
         assert (follower.slot.take().version, follower.slot.take().kept) == ("1", True)
         assert not follower.standing.source_up
@@ -151,6 +153,14 @@ def test_a_registry_that_hangs_at_the_start_holds_nobody_up(model: Any) -> None:
         time.sleep(0.01)
     assert (follower.slot.take().version, follower.standing.source_up) == ("2", True)
     follower.stop()
+
+
+@pytest.mark.parametrize("copy", [PermissionError("not yours"), RuntimeError("a fault of ours")])
+def test_a_copy_that_cannot_be_read_ends_no_thread(model: Any, copy: Exception) -> None:
+    follower = follower_of(StoreError("away"), model("1"), copy=copy)
+    follower.look()
+    follower.look()
+    assert follower.slot.take().version == "1"
 
 
 def test_a_copy_that_is_loaded_late_does_not_replace_the_champion(model: Any) -> None:

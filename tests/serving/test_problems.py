@@ -49,6 +49,10 @@ def test_both_languages_say_something(code: str) -> None:
         ("ko;q=0", "en"),
         ("ko;q=nan", "en"),
         ("KO", "ko"),
+        ("EN;Q=0.1,KO;Q=0.9", "ko"),
+        ("ko;q=0.8, *", "en"),
+        ("ko, *;q=0.5", "ko"),
+        ("en;q=0, *", "ko"),
         ("ko;level=1", "en"),
     ],
 )

@@ -20,6 +20,8 @@ import psutil
 import pytest
 import requests
 
+from pillsnap.serving.process import MOST_CONNECTIONS
+
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 
@@ -92,6 +94,84 @@ def test_slow_clients_are_cut_off_and_cost_nobody_else(served: Any, bundle: Path
     assert server.post(photo).status_code == 200
 
 
+def test_a_byte_after_an_answer_keeps_no_connection_open(served: Any, bundle: Path, toy: SimpleNamespace) -> None:
+    """Neither a head that is never finished, nor a body that nobody reads, however slowly it trickles."""
+    server = served("--model", str(bundle), "--header-time", "1")
+    probe = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    second_head, unread_body, pipelined = (connect(server.url) for _ in range(3))
+    second_head.sendall(probe)
+    assert second_head.recv(65536).startswith(b"HTTP/1.1 200")
+    second_head.sendall(b"G")
+    unread_body.sendall(head(100_000).replace(b"image/jpeg", b"text/plain") + b"x" * 10)
+    assert unread_body.recv(65536).startswith(b"HTTP/1.1 415")
+    pipelined.sendall(probe * 3)
+    opened = {"second head": second_head, "unread body": unread_body}
+    closed: dict[str, float] = {}
+    started = time.monotonic()
+    while len(closed) < 2 and time.monotonic() < started + 10:
+        for name, connection in opened.items():
+            try:
+                connection.sendall(b"x")
+                connection.settimeout(0.05)
+                if name not in closed and connection.recv(65536) == b"":
+                    closed[name] = time.monotonic() - started
+            except TimeoutError:
+                pass
+            except OSError:
+                closed.setdefault(name, time.monotonic() - started)
+    assert set(closed) == {"second head", "unread body"}, closed
+    pipelined.settimeout(1)
+    answers = pipelined.recv(65536)
+    while answers.count(b"HTTP/1.1 200") < 3:
+        answers += pipelined.recv(65536)
+    pipelined.sendall(probe)  # idle for longer than a head may take: still open
+    assert pipelined.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_connections_are_limited(served: Any, bundle: Path, toy: SimpleNamespace) -> None:
+    server = served("--model", str(bundle), "--header-time", "2")
+    probe = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    opened = []
+    for _ in range(MOST_CONNECTIONS + 20):
+        opened.append(connect(server.url))
+        opened[-1].settimeout(5)
+    turned_away = 0
+    for connection in opened[-20:]:
+        try:
+            connection.sendall(probe)
+            turned_away += connection.recv(100) == b""
+        except ConnectionError:
+            turned_away += 1
+    assert turned_away == 20
+    time.sleep(3)  # the silent ones are gone
+    assert server.post(toy.jpeg(2)).status_code == 200
+    for connection in opened:
+        connection.close()
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_kept_copy_that_cannot_be_read_stops_nothing(served: Any, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "champion").write_text("a file where the folder should be")
+    (tmp_path / "home" / "challenger").symlink_to("challenger")
+    away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    server = served("--model", "models:/pills@champion", "--shadow", ready=False, **away)
+    assert requests.get(f"{server.url}/readyz", timeout=10).status_code == 503
+
+
+def test_a_registry_that_hangs_keeps_neither_the_port_nor_the_end_waiting(served: Any, tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(50)
+        hanging = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        started = time.monotonic()
+        server = served("--model", "models:/pills@champion", "--shadow", ready=False, **hanging)
+        assert requests.get(f"{server.url}/readyz", timeout=10).json()["registry"] == "down"
+        assert time.monotonic() - started < 40  # it is asked three times, 20 s each
+        server.process.terminate()
+        assert server.process.wait(timeout=15) == 0
+
+
 def test_lengths_that_are_not_true(served: Any, bundle: Path, toy: SimpleNamespace) -> None:
     server = served("--model", str(bundle), "--upload-time", "2")
     photo = toy.jpeg(2)
@@ -134,6 +214,24 @@ def test_several_processes_answer_and_are_counted_together(served: Any, bundle: 
     [counted] = re.findall(r'pillsnap_requests_total\{code="",route="/v1/narrow/predict",status="200"\} (\S+)', text)
     assert float(counted) == 200
     assert len(psutil.Process(server.process.pid).children()) >= 2
+
+    # a worker that is killed leaves nothing in the figures
+    def models() -> float:
+        text = requests.get(f"{server.url}/metrics", timeout=10).text
+        return sum(map(float, re.findall(r"^pillsnap_model_info\{.*\} (\S+)$", text, re.MULTILINE)))
+
+    assert models() == 2
+    workers = [
+        child for child in psutil.Process(server.process.pid).children() if "spawn_main" in "".join(child.cmdline())
+    ]
+    workers[0].kill()
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        time.sleep(0.5)
+        now = {child.pid for child in psutil.Process(server.process.pid).children()} - {workers[0].pid}
+        if len(now) >= 2 and models() == 2:
+            break
+    assert models() == 2
     server.process.terminate()
     assert server.process.wait(timeout=40) == 0
 
@@ -205,6 +303,9 @@ with TestClient(create_app(settings)) as client:
         (["--model", "BUNDLE", "--api-keys", "missing"], 2, "--api-keys missing: cannot be read"),
         (["--model", "BUNDLE", "--api-keys", "SHORT"], 2, "a key has under 16 characters"),
         (["--threads", "0"], 2, "--threads"),
+        (["--model", "BUNDLE", "--host", ""], 2, "--host: is empty"),
+        (["--model", "BUNDLE", "--deadline", "nan"], 2, "deadline_s"),
+        (["--model", "BUNDLE", "--allow-host", "name:80"], 2, "'name:80': give a name or an address"),
     ],
 )
 def test_wrong_use_is_said_at_the_start(
@@ -232,4 +333,5 @@ def test_a_port_that_is_taken_is_said(bundle: Path) -> None:
         )  # fmt: skip
     assert ended.returncode == 1
     assert f"127.0.0.1:{port}" in ended.stderr
+    assert "serving" not in ended.stdout
     assert "Traceback" not in ended.stderr

@@ -115,6 +115,7 @@ async function identify() {
     await knowing;
     if (controller.signal.aborted) return;
     showAnswer(answer, photos, language, performance.now() - started);
+    if (info !== null && answer.model?.sha256 !== info.model?.sha256) void learn(); // another champion by now
   } catch (error) {
     if (controller.signal.aborted) return;
     showProblem(error instanceof Problem ? error : new Problem({ code: "bad_answer" }), language);

@@ -190,6 +190,17 @@ def test_a_contract_that_differs_is_a_warning_and_never_sure(visit: Any, site: A
     expect(page.locator(".verdict")).to_have_attribute("data-kind", "unsure")
 
 
+def test_the_page_learns_of_another_champion_from_its_answer(visit: Any, site: Any) -> None:
+    present = site.info["model"]
+    site.info["model"] = {**present, "version": "2", "sha256": "f" * 64}
+    page = visit()
+    expect(page.locator("#footer-model")).to_have_text("pillsnap v2")
+    site.info["model"] = present
+    ready(page)
+    page.locator("#identify").click()
+    expect(page.locator("#footer-model")).to_have_text("pillsnap v3")
+
+
 def test_a_contract_that_agrees_says_nothing_and_the_limits_of_the_model_are_stated(visit: Any) -> None:
     page = visit()
     expect(page.locator("#note-classes")).to_have_text(

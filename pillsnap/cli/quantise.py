@@ -70,7 +70,7 @@ def quantise(
     """Make a variant of BUNDLE: in 8 bits, or for another engine. It is a candidate of its own for the gate."""
     from pillsnap.core.errors import ConfigError
     from pillsnap.core.manifest import Manifest
-    from pillsnap.exporting.quantise import Recipe, make_variant
+    from pillsnap.exporting.quantise import LEAST_AGREEMENT, Recipe, make_variant
 
     if out.resolve() == bundle.resolve():
         raise ConfigError(f"--out: {out} is the bundle itself; give another file")
@@ -95,5 +95,12 @@ def quantise(
         f"difference {parity.mean_relative_difference:.2e} of the largest logit (at most "
         f"{parity.largest_relative_difference:.2e})"
     )
+    if parity.top1_agreement < LEAST_AGREEMENT:
+        click.echo(
+            f"warning: {1 - parity.top1_agreement:.1%} of the answers are other ones than those of {bundle} (at most "
+            f"{1 - LEAST_AGREEMENT:.1%} should be); where 8 bits are too few for a net, bfloat16 is the next best: "
+            "--engine openvino-bf16 --precision float",
+            err=True,
+        )
     click.echo(f"next: pillsnap evaluate {out} --manifest {manifest_dir} --out evaluation")
     click.echo(f"then: pillsnap registry register --bundle {out}   (a candidate of its own)")

@@ -246,6 +246,23 @@ def test_the_command(house: SimpleNamespace, tmp_path: Path) -> None:
     assert (metadata.calibration.method, metadata.calibration.images) == ("minmax", 18)
 
 
+@pytest.mark.parametrize(("agreement", "warned"), [(0.9949, True), (0.995, False)])
+def test_a_variant_that_answers_otherwise_is_called_one(
+    house: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agreement: float, warned: bool
+) -> None:
+    measured = module.source_parity
+
+    def parity(*logits: np.ndarray) -> object:
+        return measured(*logits).model_copy(update={"top1_agreement": agreement})
+
+    monkeypatch.setattr(module, "source_parity", parity)
+    out = tmp_path / "variant.onnx"
+    arguments = ["quantise", str(house.bundle), "--manifest", str(house.manifest.root), "--out", str(out)]
+    done = CliRunner().invoke(cli, [*arguments, "--engine", "onnxruntime", "--precision", "float"])
+    assert done.exit_code == 0, done.output
+    assert ("warning: 0.5% of the answers are other ones" in done.stderr) is warned
+
+
 def test_the_command_does_not_write_over_its_source(house: SimpleNamespace) -> None:
     before = house.bundle.read_bytes()
     arguments = ["quantise", str(house.bundle), "--manifest", str(house.manifest.root), "--out", str(house.bundle)]

@@ -46,6 +46,8 @@ import click
     show_default=True,
     help="Seconds for the body of a request.",
 )
+@click.option("--connections", type=click.IntRange(min=1), default=500, show_default=True,
+              help="Open at once, in one process; one more is closed at once.")  # fmt: skip
 @click.option("--shadow", is_flag=True, help="Let the challenger answer too, unseen, and count where it differs.")
 @click.option(
     "--home",
@@ -75,6 +77,7 @@ def serve(
     poll_s: float,
     header_s: float,
     upload_s: float,
+    connections: int,
     shadow: bool,
     home: Path,
     keys_file: Path | None,
@@ -101,6 +104,7 @@ def serve(
         poll_s=poll_s,
         header_s=header_s,
         upload_s=upload_s,
+        connections=connections,
         shadow=shadow,
         keys_file=keys_file,
         origins=origins,

@@ -15,8 +15,6 @@ from pillsnap.core.errors import PillSnapError
 from pillsnap.serving.metrics import MULTIPROCESS
 from pillsnap.serving.settings import ServeSettings
 
-MOST_CONNECTIONS = 500
-"""Of one process; under the 1024 open files that a process usually may have."""
 _KEEP_ALIVE_S = 15
 _DRAIN_S = 30
 _LONGEST_HEAD = 32 * 1024
@@ -31,12 +29,14 @@ class PatientButNotForEver(H11Protocol):
     between two requests has uvicorn's own limit; a body that a route reads has that of `uploads`.
     """
 
+    _settings: ServeSettings
     _clock: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """One too many is closed at once: without a file left the server could not even say no."""
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
+        self._settings = ServeSettings.from_environment()
+        if len(self.connections) > self._settings.connections:
             transport.abort()
             return
         self._watch()
@@ -62,7 +62,7 @@ class PatientButNotForEver(H11Protocol):
         if answering or idle:
             self._stop_clock()
         elif self._clock is None and not self.transport.is_closing():
-            self._clock = self.loop.call_later(ServeSettings.from_environment().header_s, self.transport.close)
+            self._clock = self.loop.call_later(self._settings.header_s, self.transport.close)
 
     def _stop_clock(self) -> None:
         if self._clock is not None:

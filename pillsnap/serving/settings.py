@@ -43,6 +43,8 @@ class ServeSettings(BaseModel):
     """For the first request line and headers of a connection."""
     upload_s: float = Field(default=20.0, gt=0)
     """For the whole body of a request."""
+    connections: int = Field(default=500, ge=1)
+    """Open at once, in one process; well under the 1024 files that a process usually may have open."""
     uploads: int = Field(default=64, ge=1)
     """Requests that may be in the house at once, in one process, those that are still being received included."""
     poll_s: float = Field(default=5.0, gt=0)

@@ -20,8 +20,6 @@ import psutil
 import pytest
 import requests
 
-from pillsnap.serving.process import MOST_CONNECTIONS
-
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 
@@ -126,13 +124,15 @@ def test_a_byte_after_an_answer_keeps_no_connection_open(served: Any, bundle: Pa
         answers += pipelined.recv(65536)
     pipelined.sendall(probe)  # idle for longer than a head may take: still open
     assert pipelined.recv(65536).startswith(b"HTTP/1.1 200")
+    for connection in (second_head, unread_body, pipelined):
+        connection.close()
 
 
 def test_connections_are_limited(served: Any, bundle: Path, toy: SimpleNamespace) -> None:
-    server = served("--model", str(bundle), "--header-time", "2")
+    server = served("--model", str(bundle), "--header-time", "2", "--connections", "30")
     probe = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     opened = []
-    for _ in range(MOST_CONNECTIONS + 20):
+    for _ in range(50):
         opened.append(connect(server.url))
         opened[-1].settimeout(5)
     turned_away = 0

@@ -26,15 +26,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
 import psutil
 import requests
 
-from pillsnap.core.bundle import BundleMetadata
 from pillsnap.core.preprocessing import UnifiedPreprocessor
 from pillsnap.evaluation.latency import hardware_name
-from pillsnap.inference.engines import open_engine
-from pillsnap.inference.session import usable_cores
+from pillsnap.inference.session import PillSession, usable_cores
 
 Times = list[float]
 """Milliseconds of each request."""
@@ -124,18 +121,10 @@ def clients(port: int, request: bytes, count: int, seconds: float) -> tuple[floa
     return len(times) / (time.perf_counter() - started), times
 
 
-def metadata_of(bundle: Path) -> BundleMetadata:
-    """What the bundle says of itself."""
-    model = onnx.load(bundle, load_external_data=False)
-    return BundleMetadata.from_props({prop.key: prop.value for prop in model.metadata_props}, str(bundle))
-
-
-def bare_loop(bundle: Path, photo: bytes, threads: int) -> Callable[[float], tuple[float, Times]]:
-    """What runs the loop for so many seconds."""
-    data = bundle.read_bytes()
-    metadata = metadata_of(bundle)
-    engine = open_engine(metadata.engine, data, str(bundle), threads)
-    prepare = UnifiedPreprocessor(metadata.preprocessing).to_model_input
+def bare_loop(session: PillSession, photo: bytes) -> Callable[[float], tuple[float, Times]]:
+    """What runs the loop for so many seconds; of the session it takes the engine alone."""
+    engine = session.engine
+    prepare = UnifiedPreprocessor(session.metadata.preprocessing).to_model_input
 
     def once() -> None:
         image = cv2.imdecode(np.frombuffer(photo, np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -199,7 +188,7 @@ def main() -> None:
     parser.add_argument("photo", type=Path)
     parser.add_argument("--rounds", type=int, default=5, help="of all in turns")
     parser.add_argument("--seconds", type=float, default=5, help="of each in a round")
-    parser.add_argument("--concurrency", nargs="+", type=int, default=[1], help="of the server: each value in turn")
+    parser.add_argument("--concurrency", nargs="+", type=int, default=[2], help="of the server: each value in turn")
     parser.add_argument("--minutes", type=float, default=0, help="saturate the server so long and watch its memory")
     parser.add_argument("--no-mlflow", action="store_true", help="leave MLflow's server out")
     options = parser.parse_args()
@@ -212,7 +201,8 @@ def main() -> None:
     if options.minutes:
         soak(serve, port, request, options.minutes)
         return
-    bare = bare_loop(options.bundle, photo, cores)
+    session = PillSession.load(options.bundle, threads=cores)
+    bare = bare_loop(session, photo)
     found: dict[str, list[tuple[float, Times]]] = {}
     for at_once in options.concurrency:
         with running([*serve, "--concurrency", str(at_once)], f"http://127.0.0.1:{port}", "/readyz"):
@@ -223,7 +213,7 @@ def main() -> None:
                     name = f"pillsnap serve, {count} client{'s' * (count > 1)}, {at_once} at once"
                     found.setdefault(name, []).append(clients(port, request, count, options.seconds))
     if not options.no_mlflow:
-        side = metadata_of(options.bundle).preprocessing.target_size
+        side = session.metadata.preprocessing.target_size
         image = cv2.resize(cv2.imdecode(np.frombuffer(photo, np.uint8), cv2.IMREAD_COLOR_RGB), (side, side))
         body = json.dumps({"inputs": image[np.newaxis].tolist()}).encode()
         with mlflow_serve(options.bundle) as other:

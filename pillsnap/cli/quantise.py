@@ -70,7 +70,8 @@ def quantise(
     """Make a variant of BUNDLE: in 8 bits, or for another engine. It is a candidate of its own for the gate."""
     from pillsnap.core.errors import ConfigError
     from pillsnap.core.manifest import Manifest
-    from pillsnap.exporting.quantise import LEAST_AGREEMENT, Recipe, make_variant
+    from pillsnap.exporting.float_search import LEAST_AGREEMENT
+    from pillsnap.exporting.quantise import Recipe, make_variant
 
     if out.resolve() == bundle.resolve():
         raise ConfigError(f"--out: {out} is the bundle itself; give another file")

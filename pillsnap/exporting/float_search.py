@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from pillsnap.exporting.qdq import Layer
 
-AGREEMENT_GOAL = 0.9975
-"""Share of images with the same first answer as in float. Half the 0.5 % that a variant may differ by: what was chosen
-for these images does a little worse on others."""
+LEAST_AGREEMENT = 0.995
+"""Share of photos with the same first answer from which on a variant stands for its source."""
+AGREEMENT_GOAL = (1 + LEAST_AGREEMENT) / 2
+"""The same of the images that the search sees: half the difference, as what was chosen for these does a little worse on
+others."""
 ERROR_GOAL = 0.003
 """Mean difference of a logit, as a share of the largest logit."""
 MOST_FLOAT_MACS = 0.35

@@ -32,8 +32,6 @@ CALIBRATION_IMAGES = 256
 LEAST_CALIBRATION_IMAGES = 16
 VALIDATION_IMAGES = 1000
 """Of the temperature and of the agreement with the source; of each trial too, where the images are small."""
-LEAST_AGREEMENT = 0.995
-"""Share of photos with the same first answer from which on a variant stands for its source."""
 _SEARCH_PIXELS = 256 * 512 * 512
 _BATCH = 8
 Progress = Callable[[str, int, int], None]

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pillsnap.core.errors import ConfigError
 from pillsnap.serving.metrics import Metrics
 from pillsnap.serving.problems import ProblemError, problem_response
-from pillsnap.serving.settings import ServeSettings, host_name
+from pillsnap.serving.settings import ServeSettings
 
 _log = logging.getLogger(__name__)
 MOST_BYTES = 256 * 2**20
@@ -111,7 +111,7 @@ class Guard:
     def _refused(self, visit: _Visit) -> ProblemError | None:
         if visit.path in _ALWAYS:
             return None
-        if self.settings.hosts and host_name(Headers(scope=visit.scope).get("host", "")) not in self.settings.hosts:
+        if self.settings.hosts and _host_name(Headers(scope=visit.scope).get("host", "")) not in self.settings.hosts:
             return ProblemError("wrong_host")
         if self._requests > self.settings.uploads:
             return _overloaded()
@@ -134,6 +134,12 @@ class _Visit:
         """Of its body, so far."""
         self.status: int | None = None
         """Of the answer, as soon as there is one."""
+
+
+def _host_name(header: str) -> str:
+    """The name in a Host header, in the form of `ServeSettings.hosts`: without port, brackets and last dot."""
+    name = header[1:].partition("]")[0] if header.startswith("[") else header.partition(":")[0]
+    return name.rstrip(".").lower()
 
 
 def _overloaded() -> ProblemError:

@@ -16,12 +16,6 @@ UNSURE_BELOW = 0.5
 """Confidence under which an answer is called not sure, where the bundle names none."""
 
 
-def host_name(header: str) -> str:
-    """The name in a Host header: without port, brackets and the dot at the end, in small letters."""
-    name = header[1:].partition("]")[0] if header.startswith("[") else header.partition(":")[0]
-    return name.rstrip(".").lower()
-
-
 class ServeSettings(BaseModel):
     """Everything that a server process is told."""
 
@@ -75,11 +69,11 @@ class ServeSettings(BaseModel):
     @field_validator("hosts")
     @classmethod
     def _names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        for host in hosts:
-            address = host.strip("[]")
-            if not address or "/" in host or (":" in host and address.count(":") < 2):
+        names = tuple(host.strip("[]").rstrip(".").lower() for host in hosts)
+        for host, name in zip(hosts, names, strict=True):
+            if not name or "/" in name or name.count(":") == 1:  # more of them: an address of IPv6
                 raise ValueError(f"{host!r}: give a name or an address, without scheme, port and path")
-        return tuple(host_name(host if ":" not in host or host.startswith("[") else f"[{host}]") for host in hosts)
+        return names
 
     @classmethod
     def checked(cls, **values: Any) -> Self:

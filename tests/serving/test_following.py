@@ -51,6 +51,12 @@ def follower_of(*answers: Any, copy: Any = None) -> Follower:
     return Follower(Slot(), Source(*answers, copy=copy), 3600, Metrics())
 
 
+def wait_for(follower: Follower, version: str) -> None:
+    end = time.monotonic() + 10
+    while follower.slot.take().version != version and time.monotonic() < end:
+        time.sleep(0.01)
+
+
 def test_the_slot_holds_what_the_source_names(model: Any) -> None:
     follower = follower_of(model("1"), None, model("2"))
     seen = []
@@ -123,9 +129,7 @@ def test_it_looks_again_by_itself_and_ends_when_told(model: Any) -> None:
     follower = Follower(Slot(), Source(model("1"), model("2")), 0.02, Metrics())
     follower.start()
     follower.settle()
-    end = time.monotonic() + 10
-    while follower.slot.take().version != "2" and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_for(follower, "2")
     assert follower.slot.take().version == "2"
     follower.stop()
     assert not follower._thread.is_alive()
@@ -148,9 +152,7 @@ def test_a_registry_that_hangs_at_the_start_holds_nobody_up(model: Any) -> None:
         assert not follower.standing.source_up
     finally:
         answers.set()
-    end = time.monotonic() + 10
-    while follower.slot.take().version != "2" and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_for(follower, "2")
     assert (follower.slot.take().version, follower.standing.source_up) == ("2", True)
     follower.stop()
 

@@ -21,6 +21,7 @@ import pytest
 import requests
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
+PROBE = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 def connect(url: str) -> socket.socket:
@@ -95,14 +96,13 @@ def test_slow_clients_are_cut_off_and_cost_nobody_else(served: Any, bundle: Path
 def test_a_byte_after_an_answer_keeps_no_connection_open(served: Any, bundle: Path, toy: SimpleNamespace) -> None:
     """Neither a head that is never finished, nor a body that nobody reads, however slowly it trickles."""
     server = served("--model", str(bundle), "--header-time", "1")
-    probe = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     second_head, unread_body, pipelined = (connect(server.url) for _ in range(3))
-    second_head.sendall(probe)
+    second_head.sendall(PROBE)
     assert second_head.recv(65536).startswith(b"HTTP/1.1 200")
     second_head.sendall(b"G")
     unread_body.sendall(head(100_000).replace(b"image/jpeg", b"text/plain") + b"x" * 10)
     assert unread_body.recv(65536).startswith(b"HTTP/1.1 415")
-    pipelined.sendall(probe * 3)
+    pipelined.sendall(PROBE * 3)
     opened = {"second head": second_head, "unread body": unread_body}
     closed: dict[str, float] = {}
     started = time.monotonic()
@@ -122,7 +122,7 @@ def test_a_byte_after_an_answer_keeps_no_connection_open(served: Any, bundle: Pa
     answers = pipelined.recv(65536)
     while answers.count(b"HTTP/1.1 200") < 3:
         answers += pipelined.recv(65536)
-    pipelined.sendall(probe)  # idle for longer than a head may take: still open
+    pipelined.sendall(PROBE)  # idle for longer than a head may take: still open
     assert pipelined.recv(65536).startswith(b"HTTP/1.1 200")
     for connection in (second_head, unread_body, pipelined):
         connection.close()
@@ -130,7 +130,6 @@ def test_a_byte_after_an_answer_keeps_no_connection_open(served: Any, bundle: Pa
 
 def test_connections_are_limited(served: Any, bundle: Path, toy: SimpleNamespace) -> None:
     server = served("--model", str(bundle), "--header-time", "2", "--connections", "30")
-    probe = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     opened = []
     for _ in range(50):
         opened.append(connect(server.url))
@@ -138,7 +137,7 @@ def test_connections_are_limited(served: Any, bundle: Path, toy: SimpleNamespace
     turned_away = 0
     for connection in opened[-20:]:
         try:
-            connection.sendall(probe)
+            connection.sendall(PROBE)
             turned_away += connection.recv(100) == b""
         except ConnectionError:
             turned_away += 1

@@ -110,9 +110,8 @@ def test_each_kind_is_drawn_within_its_range_and_the_file_comes_first(
     }
     config = tiny.with_overrides({"tuning.space": space})
     study = fresh_study(config)
-    drawn = [
-        draw(study.ask(), config.tuning) for _ in range(60)
-    ]  # each value of three is among so many, whatever the seed
+    # so many that each value of three is among them, whatever the seed, which is of the machine
+    drawn = [draw(study.ask(), config.tuning) for _ in range(60)]
     first = drawn[0]
     assert (first["training.base_lr"], first["model.backbone"]) == (config.training.base_lr, "resnet18")
     assert first["augmentation.strength"] == 1

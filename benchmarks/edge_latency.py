@@ -1,6 +1,7 @@
 """How fast small nets answer, from the bytes of the client's 512-pixel JPEG to the top 5.
 
     python benchmarks/edge_latency.py --data workspace/demo/data --threads 2
+    python benchmarks/edge_latency.py --backbones tf_efficientnetv2_s "tf_efficientnetv2_s {act_layer: relu}"
 
 Each backbone gets random weights (time does not hang on them), goes through the exporter and, for its 8-bit variant,
 through `pillsnap quantise` without search (a few calibration images: of no worth but for the time). All are timed as
@@ -16,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+import yaml
 
 from pillsnap.cli.dry_run import few_rows
 from pillsnap.clients.phone import PhoneClient
@@ -29,14 +31,22 @@ from pillsnap.training.backbone import create_net
 from pillsnap.training.checkpoint import Checkpoint
 
 
-def export_random(backbone: str, size: int, manifest: Manifest, folder: Path) -> dict[str, Path]:
-    """The bundle of an untrained net, and its 8-bit variant."""
+def export_random(asked: str, size: int, manifest: Manifest, folder: Path) -> dict[str, Path]:
+    """The bundle of an untrained net, and its 8-bit variant.
+
+    Args:
+        asked: timm's name of the backbone; after a blank, if wanted, the experiment's ``model.kwargs`` as YAML.
+        size: pixels.
+        manifest: whose photos calibrate.
+        folder: of the files.
+    """
+    backbone, _, arguments = asked.partition(" ")
     document = {
         "preprocessing": {"target_size": size},
-        "model": {"backbone": backbone, "pretrained": False},
+        "model": {"backbone": backbone, "pretrained": False, "kwargs": yaml.safe_load(arguments or "{}")},
         "data": {"batch_size": LEAST_CALIBRATION_IMAGES},
     }
-    config = ExperimentConfig.build(document, None, backbone)
+    config = ExperimentConfig.build(document, None, asked)
     few = few_rows(manifest, config)
     torch.manual_seed(0)
     net = create_net(config.model, config.preprocessing, len(few.catalog.drugs))
@@ -46,10 +56,11 @@ def export_random(backbone: str, size: int, manifest: Manifest, folder: Path) ->
     with torch.no_grad():
         net.train()(torch.randint(0, 256, (4, size, size, 3), dtype=torch.uint8))
     checkpoint = Checkpoint(config, few.catalog.kcodes, few.hash, 1, {}, net.state_dict())
-    bundle = export_bundle(checkpoint, few, folder / f"{backbone}.onnx").bundle
+    folder.mkdir()
+    bundle = export_bundle(checkpoint, few, folder / "float.onnx").bundle
     eight = Recipe(engine="openvino", images=LEAST_CALIBRATION_IMAGES, search=False)
-    variant = make_variant(bundle, few, folder / f"{backbone}-int8.onnx", eight)
-    return {f"{backbone}, fp32, ONNX Runtime": bundle, f"{backbone}, 8 bits, OpenVINO": variant.bundle}
+    variant = make_variant(bundle, few, folder / "int8.onnx", eight)
+    return {f"{asked}, fp32, ONNX Runtime": bundle, f"{asked}, 8 bits, OpenVINO": variant.bundle}
 
 
 def main() -> None:
@@ -72,8 +83,8 @@ def main() -> None:
     print(f"{hardware_name()}, {args.threads} threads; {len(sent)} JPEGs of 512 px, median {kilobytes:.0f} kB\n")
     with tempfile.TemporaryDirectory() as name:
         bundles: dict[str, Path] = {}
-        for each in args.backbones:
-            bundles |= export_random(each, args.size, manifest, Path(name))
+        for number, each in enumerate(args.backbones):
+            bundles |= export_random(each, args.size, manifest, Path(name) / str(number))
         sessions = {each: PillSession.load(bundle, threads=args.threads) for each, bundle in bundles.items()}
         sizes_mb = {each: bundle.stat().st_size / 1e6 for each, bundle in bundles.items()}
     p50s: dict[str, list[float]] = {each: [] for each in sessions}

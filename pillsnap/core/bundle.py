@@ -21,6 +21,9 @@ INPUT_NAME = "image"
 OUTPUT_NAMES = ("logits", "probabilities")
 RETIRED_LOGIT = -1e9
 """Logit of a class whose drug is retired: finite, and its probability is exactly 0 at any temperature."""
+LARGEST_8_BIT_WEIGHT = 64
+"""Of the int8 weights, so that every processor computes the same sums. One without VNNI adds pairs of products of a
+uint8 activation with an int8 weight in 16 bits, and cuts off what does not fit: 2 · 255 · 64 does, 2 · 255 · 65 not."""
 EngineName = Literal["onnxruntime", "openvino", "openvino-bf16"]
 """What computes the graph; OpenVINO in float32 or with its bf16 hint."""
 _KEY = "pillsnap"

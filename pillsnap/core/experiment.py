@@ -98,6 +98,9 @@ class TrainingConfig(Section):
     """The last so many epochs see images unmixed, as they will be photographed."""
     compile: bool = False
     """Compile the backbone with torch.compile: a minute and more at the start, then faster on a GPU."""
+    quantisation_aware: bool = False
+    """For an 8-bit variant: learn, and be validated, with weights and inputs of the layers rounded as in 8 bits. Meant
+    for a few last epochs, from a net's own weights and with itself as the teacher (experiments/eight-bit.yaml)."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Exponential moving average of the weights, which is what is validated and kept; null: none."""
 
@@ -113,6 +116,11 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"mix_off_epochs ({self.mix_off_epochs}) must be fewer than epochs ({self.epochs}); to mix nothing set "
                 "augmentation.mix_probability to 0"
+            )
+        if self.quantisation_aware and (self.compile or self.mixed_precision is True):
+            raise ValueError(
+                "quantisation_aware computes in float32 and uncompiled: set compile to false, and mixed_precision to "
+                "false or auto"
             )
         return self
 

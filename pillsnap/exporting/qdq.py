@@ -1,6 +1,7 @@
 """Graphs with 8-bit layers: which layers there are, what ranges they see, and the graph with QuantizeLinear pairs.
 
-Weights int8 per channel, activations uint8: of ONNX Runtime's kernels the fast ones (see docs/decisions/0009). Knows
+Weights int8 per channel, at most 64 (`LARGEST_8_BIT_WEIGHT`: every processor computes the same), activations uint8: of
+ONNX Runtime's kernels the fast ones (see docs/decisions/0009). Knows
 ONNX and ONNX Runtime's quantiser; knows nothing of manifests, bundles' metadata or what is accurate enough.
 Legend: N batch, H height, W width, C channel.
 """
@@ -145,6 +146,7 @@ def quantised_graph(
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=list(_QUANTISED),
                 per_channel=True,
+                reduce_range=True,  # LARGEST_8_BIT_WEIGHT
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 nodes_to_exclude=sorted(float_layers),

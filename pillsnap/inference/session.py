@@ -18,7 +18,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES, BundleMetadata
+from pillsnap.core.bundle import INPUT_NAME, LARGEST_8_BIT_WEIGHT, OUTPUT_NAMES, BundleMetadata
 from pillsnap.core.errors import BundleError, ConfigError, ImageError
 from pillsnap.core.files import sha256_bytes
 from pillsnap.core.preprocessing import InferencePreprocessor
@@ -96,6 +96,7 @@ class PillSession:
         _check_self_contained(model, source)
         metadata = BundleMetadata.from_props({prop.key: prop.value for prop in model.metadata_props}, source)
         _check_interface(model.graph, metadata, source)
+        _check_sums(model.graph, source)
         del model  # the weights are in memory twice while it is there
         loaded = cls(open_engine(metadata.engine, data, source, threads), metadata, data, source)
         side = metadata.preprocessing.target_size
@@ -217,6 +218,19 @@ def _check_self_contained(model: onnx.ModelProto, source: str) -> None:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise BundleError(
                 f"{source}: weights {tensor.name[:100]!r} lie in another file; a bundle is one file: export it again"
+            )
+
+
+def _check_sums(graph: onnx.GraphProto, source: str) -> None:
+    """8-bit weights whose sums overflow on some processors: what was judged on one answers otherwise on another."""
+    for tensor in _tensors(graph):
+        if tensor.data_type != onnx.TensorProto.INT8 or len(tensor.dims) < 2:
+            continue
+        largest = int(np.abs(onnx.numpy_helper.to_array(tensor).astype(np.int16)).max(initial=0))
+        if largest > LARGEST_8_BIT_WEIGHT:
+            raise BundleError(
+                f"{source}: its 8-bit weights reach {largest} ({tensor.name[:100]}), and above {LARGEST_8_BIT_WEIGHT} "
+                "processors without VNNI compute other answers; make the variant again with: pillsnap quantise"
             )
 
 

@@ -7,14 +7,16 @@ it writes: the products become faster, and everything between them pays for the 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pillsnap.core.experiment import ExperimentConfig, ModelConfig
+from pillsnap.training.eight_bits import EightBits
 
 BF16_GAINS_FROM = 200.0
 """Multiply-accumulates per value that a layer writes, from which bf16 pays on a CPU.
@@ -32,6 +34,8 @@ class Device:
     torch_device: torch.device
     autocast_dtype: torch.dtype | None
     """None: everything in float32."""
+    eight_bits: bool = False
+    """The net that learns computes on 8-bit grids (quantisation-aware training)."""
 
     @classmethod
     def choose(cls, mixed_precision: bool) -> Device:
@@ -47,6 +51,8 @@ class Device:
     @classmethod
     def of(cls, config: ExperimentConfig) -> Device:
         """The device of an experiment, ``mixed_precision: auto`` decided."""
+        if config.training.quantisation_aware:  # bf16 has no more levels than the grids that it would hide
+            return replace(cls.choose(False), eight_bits=True)
         wanted = config.training.mixed_precision
         if wanted == "auto":
             plain = cls.choose(True)
@@ -61,8 +67,14 @@ class Device:
         """fp16 gradients underflow without loss scaling; bf16 has float32's range."""
         return self.autocast_dtype == torch.float16
 
+    @contextmanager
+    def forward_pass(self) -> Iterator[None]:
+        """The context in which the net that learns answers, in training and in validation."""
+        with self.autocast(), EightBits() if self.eight_bits else nullcontext():
+            yield
+
     def autocast(self) -> AbstractContextManager[object]:
-        """The context of the forward pass."""
+        """The context of any other net's forward pass."""
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.torch_device.type, dtype=self.autocast_dtype)
@@ -70,7 +82,7 @@ class Device:
     def __str__(self) -> str:
         name = torch.cuda.get_device_name() if self.torch_device.type == "cuda" else "CPU"
         precision = str(self.autocast_dtype).removeprefix("torch.") if self.autocast_dtype else "float32"
-        return f"{name}, {precision}"
+        return f"{name}, {precision}" + (", rounded to 8 bits" if self.eight_bits else "")
 
 
 def _cpu_computes_bf16() -> bool:

@@ -313,7 +313,7 @@ class _Trainer:
             image, target = self._mixup(image, label_N)
         if self._erasing is not None:
             image = self._erasing(image)
-        with self._device.autocast():
+        with self._device.forward_pass():
             logits_NK = self._averaged.module()(image.contiguous(memory_format=torch.channels_last))
         smoothing = self._config.training.label_smoothing if target.ndim == 1 else 0.0  # mixup smooths by itself
         loss = weighted_loss(logits_NK.float(), target, self._class_weights_K, smoothing)

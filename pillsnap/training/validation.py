@@ -19,7 +19,7 @@ def answers(net: PillNet, data: TrainingData, device: Device, batch_size: int) -
     here = distributed.ranks()
     rows = data.val_indices[here.rank :: here.world]
     logits = [torch.empty((0, len(data.manifest.catalog.drugs)))]
-    with torch.inference_mode(), device.autocast():
+    with torch.inference_mode(), device.forward_pass():
         for image_NHWC_u8, _ in plain_batches(data, rows, batch_size):
             image = net.normalize(image_NHWC_u8.to(device.torch_device))
             logits.append(net.backbone(image.contiguous(memory_format=torch.channels_last)).float().cpu())

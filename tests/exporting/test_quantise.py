@@ -9,21 +9,25 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
+import torch
 from click.testing import CliRunner
 from scipy.special import softmax
 
 from pillsnap.cli.main import cli
-from pillsnap.core.bundle import RETIRED_LOGIT
+from pillsnap.core.bundle import LARGEST_8_BIT_WEIGHT, RETIRED_LOGIT, EngineName
 from pillsnap.core.errors import BundleError, DataError
 from pillsnap.core.files import sha256_file
 from pillsnap.evaluation.predict import predict_split
 from pillsnap.exporting import quantise as module
 from pillsnap.exporting.export import export_bundle
 from pillsnap.exporting.quantise import Recipe, Variant, make_variant
+from pillsnap.exporting.split_images import prepared_batches
 from pillsnap.exporting.temperature import fit_temperature
 from pillsnap.inference.session import PillSession
 from pillsnap.tracking.models import load_bundle
+from pillsnap.training.eight_bits import EightBits
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,46 @@ def test_it_answers_as_the_bundle_that_it_was_made_from(house: SimpleNamespace, 
     assert (ours.predicted_N == theirs.predicted_N).mean() > 0.9
     np.testing.assert_allclose(ours.probabilities_NK, theirs.probabilities_NK, atol=0.15)
     assert np.abs(ours.probabilities_NK - theirs.probabilities_NK).max() > 1e-6  # it is another net
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_engine_computes_what_the_graph_says_on_every_processor(
+    house: SimpleNamespace, tmp_path: Path, engine: EngineName
+) -> None:
+    """Without VNNI sums of large 8-bit weights overflow in 16 bits; the graph taken literally knows no such thing."""
+    recipe = Recipe(engine=engine, images=60, search=False)
+    variant = make_variant(house.bundle, house.manifest, tmp_path / "int8.onnx", recipe)
+    tensors = onnx.load(variant.bundle).graph.initializer
+    kernels = [onnx.numpy_helper.to_array(tensor) for tensor in tensors if tensor.data_type == onnx.TensorProto.INT8]
+    assert max(np.abs(kernel).max() for kernel in kernels if kernel.ndim > 1) == LARGEST_8_BIT_WEIGHT
+    literally = ort.SessionOptions()
+    literally.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    images_NHWC_u8 = train_images(house)
+    expected_NK = ort.InferenceSession(variant.bundle, literally).run(["logits"], {"image": images_NHWC_u8})[0]
+    found_NK = PillSession.load(variant.bundle, threads=1).predict(images_NHWC_u8).logits_NK
+    float_NK = PillSession.load(house.bundle, threads=1).predict(images_NHWC_u8).logits_NK
+    assert np.abs(found_NK - expected_NK).mean() < 0.1 * np.abs(found_NK - float_NK).mean()
+
+
+def test_a_quantisation_aware_training_rounds_as_the_variant_does(house: SimpleNamespace, tmp_path: Path) -> None:
+    """As coarsely, that is: ranges that differ in the third digit round other values up."""
+    recipe = Recipe(engine="openvino", calibration="minmax", images=96, search=False)
+    variant = make_variant(house.bundle, house.manifest, tmp_path / "int8.onnx", recipe)
+    images_NHWC_u8 = train_images(house)
+    net = house.checkpoint.build_net()
+    with torch.inference_mode():
+        float_NK = net(torch.from_numpy(images_NHWC_u8)).numpy()
+        with EightBits():
+            rounded_NK = net(torch.from_numpy(images_NHWC_u8)).numpy()
+    variant_NK = PillSession.load(variant.bundle, threads=1).predict(images_NHWC_u8).logits_NK
+    in_training, in_service = (np.abs(eight_NK - float_NK).mean() for eight_NK in (rounded_NK, variant_NK))
+    assert 0.7 < in_training / in_service < 1.4
+
+
+def train_images(house: SimpleNamespace) -> np.ndarray:
+    """All training images, prepared, as one batch."""
+    preprocessor = PillSession.load(house.bundle).preprocessor
+    return np.concatenate(list(prepared_batches(house.manifest, house.manifest.split("train"), preprocessor, 8)))
 
 
 def test_the_metadata_say_where_it_came_from(house: SimpleNamespace, int8: Variant) -> None:

@@ -182,3 +182,18 @@ def test_classes_are_counted_where_the_graph_does_not_name_them(toys: SimpleName
     props = toys.toy_metadata(toys.toy_catalog(5)).to_props()
     with pytest.raises(BundleError, match=r"shape \(1, 6\), expected \(1, 5\)|6 classes, its metadata 5"):
         PillSession.load(toys.save_model(tmp_path / "model.onnx", graph, props))
+
+
+@pytest.mark.parametrize(("largest", "refused"), [(64, False), (65, True), (-128, True)])
+def test_8_bit_weights_whose_sums_overflow_on_some_processors_are_refused(
+    bundle: Path, largest: int, refused: bool
+) -> None:
+    model = onnx.load(bundle)
+    weights = np.asarray([[1, largest], [0, -1]], np.int8)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "kernel"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray([-128], np.int8), "zero_point"))
+    if not refused:
+        assert PillSession.load(model.SerializeToString()).metadata.classes
+        return
+    with pytest.raises(BundleError, match=rf"weights reach {abs(largest)} \(kernel\).*without VNNI.*pillsnap quantise"):
+        PillSession.load(model.SerializeToString())

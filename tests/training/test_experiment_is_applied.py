@@ -45,6 +45,7 @@ CHANGED: dict[str, Any] = {
     "training.label_smoothing": 0,
     "training.gradient_clip": 0.1,
     "training.mixed_precision": True,
+    "training.quantisation_aware": True,
     "training.accumulate": 2,
     "training.layer_decay": 0.5,
     "training.freeze_epochs": 1,

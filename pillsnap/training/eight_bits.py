@@ -1,0 +1,72 @@
+"""Quantisation-aware training: the net learns with the rounding that its 8-bit variant will compute with.
+
+In the forward pass every convolution and linear layer sees its weights and its input on the grids that ``pillsnap
+quantise`` makes: weights by channel around zero, inputs on 256 levels from their smallest to their largest value. The
+backward pass takes the rounding for the identity (straight-through estimator; Jacob et al. 2018, "Quantization and
+Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). Batch norms need no folding here: a
+factor by channel scales a channel's grid with its weights. The weights that are learned stay float32, under the same
+names.
+Legend: N batch, O output channel, C channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from pillsnap.core.bundle import LARGEST_8_BIT_WEIGHT
+
+_LEVELS = 255
+_TINY = 1e-12
+"""Least step of a grid: a map or channel of zeros has none of its own."""
+
+
+class EightBits(TorchFunctionMode):
+    """A context in which convolutions and linear layers compute on 8-bit grids; all else, and gradients, in float.
+
+    A pointwise convolution over a single pixel is left alone: behind a global pooling, as in squeeze-and-excitation,
+    the 8-bit variant computes in float too. Without state: the range of an input is that of the batch.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Torch's hook: called for every function of torch within the context."""
+        if func is not F.conv2d and func is not F.linear:
+            return func(*args, **(kwargs or {}))
+        return _rounded(func, *args, **(kwargs or {}))
+
+
+def _rounded(func: Callable[..., Any], input: Tensor, weight: Tensor, *rest: Any, **options: Any) -> Any:
+    if func is F.conv2d and input.shape[2:].numel() == weight.shape[2:].numel() == 1:
+        return func(input, weight, *rest, **options)
+    return func(round_activations(input), round_weights(weight), *rest, **options)
+
+
+def round_activations(values: Tensor) -> Tensor:
+    """``values`` of any shape, each on the nearest of 256 levels; zero is one of them, as padding needs it."""
+    with torch.no_grad():
+        low, high = torch.aminmax(values.detach())
+        low, high = low.clamp(max=0), high.clamp(min=0)
+        scale = ((high - low) / _LEVELS).clamp(min=_TINY)
+        zero_point = (-low / scale).round().to(torch.int32)
+    return torch.fake_quantize_per_tensor_affine(values, scale, zero_point, 0, _LEVELS)
+
+
+def round_weights(weight_OC: Tensor) -> Tensor:
+    """``weight_OC`` or ``weight_OCHW``, each output channel on 129 levels around zero (``LARGEST_8_BIT_WEIGHT``)."""
+    with torch.no_grad():
+        largest_O = weight_OC.detach().abs().flatten(1).amax(dim=1)
+        scale_O = (largest_O / LARGEST_8_BIT_WEIGHT).clamp(min=_TINY)
+        zero_O = torch.zeros_like(scale_O, dtype=torch.int32)
+    largest = LARGEST_8_BIT_WEIGHT
+    return torch.fake_quantize_per_channel_affine(weight_OC, scale_O, zero_O, 0, -largest, largest)

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pillsnap.evaluation.latency import hardware_name
+
+ZEN_1 = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx avx2\n"
+ZEN_4 = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: avx2 avx512f avx512_bf16 avx512_vnni\n"
+ARM = "processor\t: 0\nmodel name\t: Neoverse-V1\nFeatures\t: fp asimd i8mm bf16\n"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        (ZEN_1, "AMD EPYC (AVX2)"),
+        (ZEN_4 + "\n" + ZEN_1.replace("0", "1"), "AMD EPYC (AVX2, AVX-512, VNNI, BF16)"),  # the first core's
+        (ARM, "Neoverse-V1 (BF16, I8MM)"),
+        ("processor\t: 0\nmodel name\t: Old\nflags\t\t: fpu\n", "Old"),
+    ],
+)
+def test_hardware_is_named_with_what_it_computes_small_numbers_by(tmp_path: Path, cpuinfo: str, expected: str) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo, encoding="utf-8")
+    assert hardware_name(tmp_path / "cpuinfo") == expected
+
+
+def test_every_machine_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert hardware_name(tmp_path / "no such file") == "arm64"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import tempfile
 
@@ -73,6 +74,8 @@ class PatientButNotForEver(H11Protocol):
 def run(settings: ServeSettings, host: str, port: int) -> None:
     """Serve until SIGTERM or Ctrl-C; requests that are in the house are answered first. See `check_free`."""
     settings.to_environment()
+    if settings.workers == 1:  # of several, uvicorn exchanges one after another at a SIGHUP
+        _hang_up_as_terminate()
     metrics_folder = tempfile.mkdtemp(prefix="pillsnap-metrics-") if settings.workers > 1 else None
     if metrics_folder is not None:
         os.environ[MULTIPROCESS] = metrics_folder
@@ -97,6 +100,12 @@ def run(settings: ServeSettings, host: str, port: int) -> None:
     finally:
         if metrics_folder is not None:
             shutil.rmtree(metrics_folder, ignore_errors=True)
+
+
+def _hang_up_as_terminate() -> None:
+    """A terminal that is closed must not cost the requests that are in the house; nohup stays nohup."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
 
 
 def check_free(host: str, port: int) -> None:

@@ -58,14 +58,17 @@ def test_overload_is_answered_at_once(served: Any, bundle: Path, toy: SimpleName
     assert set(good) == {"K-990002"}
 
 
-def test_sigterm_answers_what_is_in_the_house(served: Any, bundle: Path, toy: SimpleNamespace) -> None:
-    server = served("--model", str(bundle), "--threads", "1", "--concurrency", "1", "--queue", "32")
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGHUP])
+def test_who_is_in_the_house_is_answered_before_the_end(
+    served: Any, bundle: Path, toy: SimpleNamespace, stop: signal.Signals
+) -> None:
+    server = served("--model", str(bundle), "--threads", "1", "--concurrency", "1", "--queue", "32", "--deadline", "25")
     photo = toy.jpeg(1, side=4000, ending=".png")
     with ThreadPoolExecutor(6) as pool:
         asked = [pool.submit(server.post, photo) for _ in range(6)]
         while requests.get(f"{server.url}/metrics", timeout=10).text.find("pillsnap_inside 0.0") >= 0:
             time.sleep(0.01)
-        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(stop)
         answers = [job.result() for job in asked]
     assert [answer.status_code for answer in answers] == [200] * 6
     assert server.process.wait(timeout=40) == 0

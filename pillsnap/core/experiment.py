@@ -99,8 +99,9 @@ class TrainingConfig(Section):
     compile: bool = False
     """Compile the backbone with torch.compile: a minute and more at the start, then faster on a GPU."""
     quantisation_aware: bool = False
-    """For an 8-bit variant: learn, and be validated, with weights and inputs of the layers rounded as in 8 bits. Meant
-    for a few last epochs, from a net's own weights and with itself as the teacher (experiments/eight-bit.yaml)."""
+    """For an 8-bit variant in OpenVINO: learn, and be validated, with weights and inputs of layers rounded as there.
+    Meant for a few last epochs, from a net's own weights and with itself as the teacher (experiments/eight-bit.yaml).
+    Wants mixed_precision false or auto (which is float32 then), and no compile."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Exponential moving average of the weights, which is what is validated and kept; null: none."""
 

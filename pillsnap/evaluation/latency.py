@@ -29,6 +29,7 @@ _INSTRUCTIONS = {
     "VNNI": {"avx512_vnni", "avx_vnni"},
     "BF16": {"avx512_bf16", "bf16"},
     "AMX": {"amx_int8", "amx_bf16"},
+    "DOTPROD": {"asimddp"},
     "I8MM": {"i8mm"},
 }
 """As the kernel's flags have them (x86 and Arm)."""
@@ -80,7 +81,7 @@ def choose_photos(manifest: Manifest, rows: pa.Table) -> tuple[list[bytes], str]
 def hardware_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """The processor, as the system calls it, with what it computes small numbers by: ``AMD EPYC (AVX2, VNNI)``.
 
-    Clouds call several generations by one name, and 8 bits take twice as long without VNNI.
+    Clouds call several generations by one name.
     """
     try:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()

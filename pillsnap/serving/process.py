@@ -74,7 +74,7 @@ class PatientButNotForEver(H11Protocol):
 def run(settings: ServeSettings, host: str, port: int) -> None:
     """Serve until SIGTERM or Ctrl-C; requests that are in the house are answered first. See `check_free`."""
     settings.to_environment()
-    if settings.workers == 1:  # of several, uvicorn exchanges one after another at a SIGHUP
+    if settings.workers == 1:  # of several, uvicorn exchanges one after another when its first process gets a SIGHUP
         _hang_up_as_terminate()
     metrics_folder = tempfile.mkdtemp(prefix="pillsnap-metrics-") if settings.workers > 1 else None
     if metrics_folder is not None:

@@ -1,11 +1,16 @@
 """Quantisation-aware training: the net learns with the rounding that its 8-bit variant will compute with.
 
-In the forward pass every convolution and linear layer sees its weights and its input on the grids that ``pillsnap
-quantise`` makes: weights by channel around zero, inputs on 256 levels from their smallest to their largest value. The
-backward pass takes the rounding for the identity (straight-through estimator; Jacob et al. 2018, "Quantization and
-Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). Batch norms need no folding here: a
-factor by channel scales a channel's grid with its weights. The weights that are learned stay float32, under the same
-names.
+In the forward pass every 2-D convolution and linear layer sees its weights and its input on the grids that ``pillsnap
+quantise`` makes for OpenVINO: weights by channel around zero, inputs on 256 levels from their smallest to their largest
+value. The backward pass takes the rounding for the identity (straight-through estimator; Jacob et al. 2018,
+"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). Batch norms need no
+folding here: a factor by channel scales a channel's grid with its weights. The weights that are learned stay float32,
+under the same names.
+
+Not as in the variant: the range of an input is that of the batch, not of the calibration's images, so what is validated
+depends a little on the batch size and the number of processes; a sum takes the float map where the variant takes the
+rounded one; last maps of a single pixel (a small input) look like squeeze-and-excitation. ``nn.MultiheadAttention``
+(timm's backbones have linear layers in its place) and 1-D convolutions stay in float.
 Legend: N batch, O output channel, C channel.
 """
 
@@ -27,10 +32,10 @@ _TINY = 1e-12
 
 
 class EightBits(TorchFunctionMode):
-    """A context in which convolutions and linear layers compute on 8-bit grids; all else, and gradients, in float.
+    """A context in which 2-D convolutions and linear layers compute on 8-bit grids; all else, and gradients, in float.
 
     A pointwise convolution over a single pixel is left alone: behind a global pooling, as in squeeze-and-excitation,
-    the 8-bit variant computes in float too. Without state: the range of an input is that of the batch.
+    the 8-bit variant computes in float too. Without state.
     """
 
     def __torch_function__(

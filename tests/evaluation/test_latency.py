@@ -8,7 +8,7 @@ from pillsnap.evaluation.latency import hardware_name
 
 ZEN_1 = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx avx2\n"
 ZEN_4 = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: avx2 avx512f avx512_bf16 avx512_vnni\n"
-ARM = "processor\t: 0\nmodel name\t: Neoverse-V1\nFeatures\t: fp asimd i8mm bf16\n"
+ARM = "processor\t: 0\nmodel name\t: Neoverse-V1\nFeatures\t: fp asimd asimddp i8mm bf16\n"
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ ARM = "processor\t: 0\nmodel name\t: Neoverse-V1\nFeatures\t: fp asimd i8mm bf16
     [
         (ZEN_1, "AMD EPYC (AVX2)"),
         (ZEN_4 + "\n" + ZEN_1.replace("0", "1"), "AMD EPYC (AVX2, AVX-512, VNNI, BF16)"),  # the first core's
-        (ARM, "Neoverse-V1 (BF16, I8MM)"),
+        (ARM, "Neoverse-V1 (BF16, DOTPROD, I8MM)"),
         ("processor\t: 0\nmodel name\t: Old\nflags\t\t: fpu\n", "Old"),
     ],
 )

@@ -58,7 +58,13 @@ def test_overload_is_answered_at_once(served: Any, bundle: Path, toy: SimpleName
     assert set(good) == {"K-990002"}
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGHUP])
+NOHUP = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+"""The server inherits it, and heeds it."""
+
+
+@pytest.mark.parametrize(
+    "stop", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.skipif(NOHUP, reason="nohup"))]
+)
 def test_who_is_in_the_house_is_answered_before_the_end(
     served: Any, bundle: Path, toy: SimpleNamespace, stop: signal.Signals
 ) -> None:

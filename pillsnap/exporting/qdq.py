@@ -1,8 +1,8 @@
 """Graphs with 8-bit layers: which layers there are, what ranges they see, and the graph with QuantizeLinear pairs.
 
 Weights int8 per channel, at most 64 (`LARGEST_8_BIT_WEIGHT`: every processor computes the same), activations uint8: of
-ONNX Runtime's kernels the fast ones (see docs/decisions/0009). Knows
-ONNX and ONNX Runtime's quantiser; knows nothing of manifests, bundles' metadata or what is accurate enough.
+ONNX Runtime's kernels the fast ones (see docs/decisions/0009). Knows ONNX and ONNX Runtime's quantiser; knows nothing
+of manifests, bundles' metadata or what is accurate enough.
 Legend: N batch, H height, W width, C channel.
 """
 

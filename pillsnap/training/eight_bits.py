@@ -60,7 +60,7 @@ def _rounded(func: Callable[..., Any], input: Tensor, weight: Tensor, *rest: Any
 def round_activations(values: Tensor) -> Tensor:
     """``values`` of any shape, each on the nearest of 256 levels; zero is one of them, as padding needs it."""
     with torch.no_grad():
-        low, high = torch.aminmax(values.detach())
+        low, high = torch.aminmax(values)
         low, high = low.clamp(max=0), high.clamp(min=0)
         scale = ((high - low) / _LEVELS).clamp(min=_TINY)
         zero_point = (-low / scale).round().to(torch.int32)
@@ -70,7 +70,7 @@ def round_activations(values: Tensor) -> Tensor:
 def round_weights(weight_OC: Tensor) -> Tensor:
     """``weight_OC`` or ``weight_OCHW``, each output channel on 129 levels around zero (``LARGEST_8_BIT_WEIGHT``)."""
     with torch.no_grad():
-        largest_O = weight_OC.detach().abs().flatten(1).amax(dim=1)
+        largest_O = weight_OC.abs().flatten(1).amax(dim=1)
         scale_O = (largest_O / LARGEST_8_BIT_WEIGHT).clamp(min=_TINY)
         zero_O = torch.zeros_like(scale_O, dtype=torch.int32)
     largest = LARGEST_8_BIT_WEIGHT

@@ -8,6 +8,7 @@ takes its share of every batch, and the images that mixup would pair stay togeth
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
@@ -76,6 +78,7 @@ def process_group() -> Iterator[Ranks]:
     except (RuntimeError, ValueError) as error:
         raise TrainingError(f"the other processes of torchrun cannot be reached ({error})") from error
     _stores.append(dist.PrefixStore("pillsnap", store))
+    _stores[0].set(f"process/{rank}", f"{os.getpid()} {socket.gethostname()}")
     try:
         yield Ranks(rank, world)
     finally:
@@ -112,13 +115,13 @@ def _find_culprit(store: dist.Store, world: int, error: BaseException) -> None:
     """Raise TrainingError where another process failed or is gone, KeyboardInterrupt where all were interrupted."""
     _blame(_last_words(store, world, wait_s=0), error)
     try:
-        _leave()  # wakes those that wait for this process
+        _leave()  # those that wait for this process may wake; inside DDP they do not, before it has ended
         words = _last_words(store, world, wait_s=_FAREWELL_S)
     except KeyboardInterrupt as interruption:  # torchrun ends all when one has ended
         error = interruption
         words = _last_words(store, world, wait_s=_FAREWELL_S)
     _blame(words, error)
-    silent = [rank for rank in range(1, world) if rank not in words]
+    silent = [rank for rank in range(1, world) if rank not in words and not _lives(store, rank)]
     if silent:
         raise TrainingError(f"process {silent[0]} of {world} ended without a word") from error
     if isinstance(error, KeyboardInterrupt) or any(text.startswith("KeyboardInterrupt") for text in words.values()):
@@ -145,6 +148,18 @@ def _last_words(store: dist.Store, world: int, wait_s: float) -> dict[int, str]:
         if len(words) == world - 1 or time.monotonic() >= deadline:
             return words
         time.sleep(0.05)
+
+
+def _lives(store: dist.Store, rank: int) -> bool:
+    """Whether it is known to run still. It says nothing then because it waits for this process, in a call of torch."""
+    key = f"process/{rank}"
+    try:
+        if not store.check([key]):
+            return False
+        number, host = store.get(key).decode().split(maxsplit=1)
+        return host == socket.gethostname() and psutil.Process(int(number)).status() != psutil.STATUS_ZOMBIE
+    except (RuntimeError, psutil.Error):  # no meeting place any more; no such process
+        return False
 
 
 def _leave() -> None:

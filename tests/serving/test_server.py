@@ -214,6 +214,14 @@ def test_lengths_that_are_not_true(served: Any, bundle: Path, toy: SimpleNamespa
 
 def test_several_processes_answer_and_are_counted_together(served: Any, bundle: Path, toy: SimpleNamespace) -> None:
     server = served("--model", str(bundle), "--workers", "2")
+
+    def models() -> float:
+        text = requests.get(f"{server.url}/metrics", timeout=10).text
+        return sum(map(float, re.findall(r"^pillsnap_model_info\{.*\} (\S+)$", text, re.MULTILINE)))
+
+    end = time.monotonic() + 60
+    while models() < 2 and time.monotonic() < end:  # the first one answers before the second has begun
+        time.sleep(0.1)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: server.post(toy.jpeg(0)).status_code, range(200)))
     assert answers == [200] * 200
@@ -224,10 +232,6 @@ def test_several_processes_answer_and_are_counted_together(served: Any, bundle: 
     assert len(psutil.Process(server.process.pid).children()) >= 2
 
     # a worker that is killed leaves nothing in the figures
-    def models() -> float:
-        text = requests.get(f"{server.url}/metrics", timeout=10).text
-        return sum(map(float, re.findall(r"^pillsnap_model_info\{.*\} (\S+)$", text, re.MULTILINE)))
-
     assert models() == 2
     workers = [
         child for child in psutil.Process(server.process.pid).children() if "spawn_main" in "".join(child.cmdline())

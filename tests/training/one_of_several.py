@@ -1,7 +1,7 @@
 """One process of a training that torchrun starts: DATA CACHE CONFIG FOLDER [FAILURE]. Run by ``test_distributed``.
 
 FAILURE: what process 1 does in its second epoch: ``raise``, or ``die`` (killed, without a word); ``terminate``: the
-launcher gets SIGTERM.
+launcher gets SIGTERM; ``terminate late``: when process 1 has waited for process 0 inside torch for a second.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import torch
@@ -32,9 +34,12 @@ class Told(trainer.Nobody):
 def fail(how: str) -> None:
     if how == "raise":
         raise ValueError("a fault of its own")
-    os.kill(
-        os.getppid() if how == "terminate" else os.getpid(), signal.SIGTERM if how == "terminate" else signal.SIGKILL
-    )
+    if how == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "terminate":
+        os.kill(os.getppid(), signal.SIGTERM)
+    if how == "terminate late":
+        threading.Timer(1, lambda: os.kill(os.getppid(), signal.SIGTERM)).start()
 
 
 def main(manifest: str, cache: str, config_file: str, folder: str, how: str = "") -> None:
@@ -44,12 +49,14 @@ def main(manifest: str, cache: str, config_file: str, folder: str, how: str = ""
     loaded = Manifest.load(Path(manifest))
     data = TrainingData.of(loaded, PreparedCache.open(loaded, config.preprocessing, Path(cache)), config)
     with process_group() as ranks:
-        if how and ranks.rank == 1:
+        if how:
             train_epoch = trainer._Trainer._train_epoch
 
             def failing(self: trainer._Trainer, epoch: int) -> dict[str, float]:
-                if epoch == 2:
+                if epoch == 2 and ranks.rank == 1:
                     fail(how)
+                elif epoch == 2 and how == "terminate late":
+                    time.sleep(60)
                 return train_epoch(self, epoch)
 
             trainer._Trainer._train_epoch = failing  # type: ignore[method-assign]

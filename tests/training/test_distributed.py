@@ -166,6 +166,7 @@ def test_two_processes_go_on_as_if_nothing_had_happened(launch: Launch, tmp_path
         ("raise", "TrainingError: process 1 failed: ValueError: a fault of its own"),
         ("die", "TrainingError: process 1 of 2 ended without a word"),
         ("terminate", "KeyboardInterrupt"),
+        ("terminate late", "KeyboardInterrupt"),
     ],
 )
 def test_one_that_fails_ends_all(launch: Launch, failure: str, reason: str) -> None:

@@ -154,9 +154,19 @@ def test_stopped_it_leaves_nothing_running_and_goes_on_later(
     supervise: Supervise, config: ExperimentConfig, toy_job: ToyJobs, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = toy_job(epochs=2000, epoch_s=0.01)
-    supervisor = supervise(config, job, deadline=time.monotonic() + 5 if how == "deadline" else None)
+    supervisor = supervise(config, job)
+
+    def stop() -> None:
+        end = time.monotonic() + 60
+        while len({lineage for _, lineage, _, _ in job.log()}) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        if how == "deadline":
+            supervisor.deadline = time.monotonic()
+        else:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=stop).start()
     if how == "interrupt":
-        threading.Timer(5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
             supervisor.run()
     else:

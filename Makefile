@@ -21,7 +21,8 @@ demo: $(STAMP)
 	$(BIN)/pillsnap demo $(DEMO)
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --durations 25 $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --durations 25 $(TESTS) \
+		|| { test $$? -eq 1 && $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(TESTS); }
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -309,8 +309,8 @@ def test_memory_stays_flat_however_many_pictures(tmp_path, monkeypatch):
     # On a busy machine the clock would end some chunks early, and others not: here their size alone does.
     monkeypatch.setattr(scan, "_COMMIT_S", float("inf"))
 
-    def peak_bytes(count):
-        with ScanStore.open(tmp_path / f"{count}.db") as store:
+    def peak_bytes(count, turn):
+        with ScanStore.open(tmp_path / f"{count}-{turn}.db") as store:
             tracemalloc.start()
             assert store.sync(listed(count)) == count
             store.read_missing(2, no_progress)
@@ -322,7 +322,8 @@ def test_memory_stays_flat_however_many_pictures(tmp_path, monkeypatch):
     gc.collect()
     gc.freeze()  # among the objects of a whole test session, garbage would wait longer to be collected
     try:
-        few, many = peak_bytes(2_000), peak_bytes(20_000)
+        # pathlib interns names, and the interpreter's table of them grows now and then, by megabytes: not in every turn
+        few, many = (min(peak_bytes(count, turn) for turn in range(3)) for count in (2_000, 20_000))
     finally:
         gc.unfreeze()
     assert many < 1.3 * few

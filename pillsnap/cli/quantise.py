@@ -10,7 +10,7 @@ import click
 from pillsnap.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from pillsnap.core.bundle import EngineName
+    from pillsnap.core.bundle import CalibrationName, EngineName
 
 
 @click.command()
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--calibration",
-    type=click.Choice(["minmax", "entropy", "percentile"]),
-    default="percentile",
+    type=click.Choice(["image-quantile", "percentile", "minmax", "entropy"]),
+    default="image-quantile",
     show_default=True,
     help="How the range of a layer's activations is chosen.",
 )
@@ -63,7 +63,7 @@ def quantise(
     out: Path,
     precision: Literal["int8", "float"],
     engine: EngineName,
-    calibration: Literal["minmax", "entropy", "percentile"],
+    calibration: CalibrationName,
     images: int,
     search: bool,
 ) -> None:

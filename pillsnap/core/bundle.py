@@ -24,6 +24,7 @@ RETIRED_LOGIT = -1e9
 LARGEST_8_BIT_WEIGHT = 64
 """Of the int8 weights, so that every processor computes the same sums. One without VNNI adds pairs of products of a
 uint8 activation with an int8 weight in 16 bits, and cuts off what does not fit: 2 · 255 · 64 does, 2 · 255 · 65 not."""
+CalibrationName = Literal["image-quantile", "percentile", "minmax", "entropy"]
 EngineName = Literal["onnxruntime", "openvino", "openvino-bf16"]
 """What computes the graph; OpenVINO in float32 or with its bf16 hint."""
 _KEY = "pillsnap"
@@ -72,7 +73,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["minmax", "entropy", "percentile"]
+    method: CalibrationName
     images: int
     """Training images that set the ranges."""
     manifest_hash: str

@@ -3,7 +3,7 @@
 Weights int8 per channel, at most 64 (`LARGEST_8_BIT_WEIGHT`: every processor computes the same), activations uint8: of
 ONNX Runtime's kernels the fast ones (see docs/decisions/0009). Knows ONNX and ONNX Runtime's quantiser; knows nothing
 of manifests, bundles' metadata or what is accurate enough.
-Legend: N batch, H height, W width, C channel.
+Legend: N batch, H height, W width, C channel, L images, T ends of tensors' ranges.
 """
 
 from __future__ import annotations
@@ -22,23 +22,29 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.calibrate import create_calibrator, save_tensors_data
+from onnxruntime.quantization.calibrate import MinMaxCalibrater, TensorsData, create_calibrator, save_tensors_data
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES
 from pillsnap.core.errors import BundleError
 
 CALIBRATIONS = {
+    "image-quantile": CalibrationMethod.MinMax,
     "minmax": CalibrationMethod.MinMax,
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
 _OPTIONS = {
+    "image-quantile": {"symmetric": False},
     "minmax": {"symmetric": False},
     # The default of 128 bins, over a range that the first image sets, leaves entropy nothing to choose from.
     "entropy": {"symmetric": False, "num_bins": 512, "num_quantized_bins": 128},
     "percentile": {"symmetric": False, "num_bins": 2048, "percentile": 99.999},
 }
+_IMAGE_QUANTILE = 0.95
+"""Share of the images whose whole range is kept. A few photos of a net may answer with values 50 times as large as all
+others (docs/decisions/0009): ranges that hold them leave the others no steps, and no percentile of all values sees
+them, because they are large everywhere."""
 _QUANTISED = ("Conv", "Gemm", "MatMul")
 _FLOAT_OUTPUTS = ("Gemm", "MatMul")
 """What gives logits: 256 levels would be too few for them, and both engines multiply 8-bit numbers into float."""
@@ -104,7 +110,8 @@ def layers_of(prepared: onnx.ModelProto) -> tuple[Layer, ...]:
 def save_ranges(prepared: Path, batches_NHWC_u8: Iterable[NDArray[np.uint8]], calibration: str, ranges: Path) -> None:
     """Run images through a prepared graph and write the range of each tensor to ``ranges`` (JSON).
 
-    One batch at a time is looked at and forgotten: the memory does not grow with the number of images.
+    One batch at a time is looked at and forgotten: the memory does not grow with the size of the images. For
+    ``image-quantile`` a batch is one image.
     """
     with _temporary_folder() as folder, _quiet():
         calibrator = create_calibrator(
@@ -114,9 +121,13 @@ def save_ranges(prepared: Path, batches_NHWC_u8: Iterable[NDArray[np.uint8]], ca
             calibrate_method=CALIBRATIONS[calibration],
             extra_options=_OPTIONS[calibration],
         )
-        for image_NHWC_u8 in batches_NHWC_u8:
-            calibrator.collect_data(_OneBatch(image_NHWC_u8))
-        save_tensors_data(calibrator.compute_data(), ranges)
+        if calibration == "image-quantile":
+            found = _image_quantiles(calibrator, batches_NHWC_u8)
+        else:
+            for image_NHWC_u8 in batches_NHWC_u8:
+                calibrator.collect_data(_OneBatch(image_NHWC_u8))
+            found = calibrator.compute_data()
+        save_tensors_data(found, ranges)
 
 
 def quantised_graph(
@@ -156,9 +167,11 @@ def quantised_graph(
                     "OpTypesToExcludeOutputQuantization": list(_QUANTISED if float_outputs else _FLOAT_OUTPUTS),
                 },
             )
-            return onnx.load(target)
+            quantised = onnx.load(target)
         except Exception as error:  # the quantiser's errors have no common base
             raise BundleError(f"the graph cannot be quantised ({type(error).__name__}: {error})") from error
+    _keep_sums_in_float(quantised)
+    return quantised
 
 
 def set_temperature(model: onnx.ModelProto, temperature: float) -> None:
@@ -199,6 +212,22 @@ def tidy(model: onnx.ModelProto) -> None:
     graph.initializer.extend(ordered)
 
 
+def _image_quantiles(calibrator: MinMaxCalibrater, batches_NHWC_u8: Iterable[NDArray[np.uint8]]) -> TensorsData:
+    """Of each tensor, what the smallest and the largest value of all images but the furthest ones lie between."""
+    session = calibrator.infer_session
+    ends = [output.name for output in session.get_outputs() if output.name.endswith(("_ReduceMin", "_ReduceMax"))]
+    end_LT = np.array(
+        [np.concatenate(session.run(ends, {INPUT_NAME: image_NHWC_u8})) for image_NHWC_u8 in batches_NHWC_u8]
+    )
+    quantile_2T = np.quantile(end_LT, [1 - _IMAGE_QUANTILE, _IMAGE_QUANTILE], axis=0).astype(np.float32)
+    low_and_high = {name: quantile_2T[int(name.endswith("Max")), place] for place, name in enumerate(ends)}
+    tensors = [name.removesuffix("_ReduceMin") for name in ends if name.endswith("_ReduceMin")]
+    return TensorsData(
+        CalibrationMethod.MinMax,
+        {name: (low_and_high[f"{name}_ReduceMin"], low_and_high[f"{name}_ReduceMax"]) for name in tensors},
+    )
+
+
 class _OneBatch(CalibrationDataReader):  # type: ignore[misc]  # untyped
     def __init__(self, image_NHWC_u8: NDArray[np.uint8]) -> None:
         self._left: list[dict[str, NDArray[np.uint8]]] = [{INPUT_NAME: image_NHWC_u8}]
@@ -215,6 +244,25 @@ def _name_nodes(model: onnx.ModelProto) -> None:
             while node.name in taken:
                 node.name += "_"
             taken.add(node.name)
+
+
+def _keep_sums_in_float(model: onnx.ModelProto) -> None:
+    """Give what is no 8-bit layer the values as they were before they were rounded for one.
+
+    The quantiser hands the rounded map to all that take it. For the sum of a residual block that would round, and cut
+    off at the range's ends, the one path that goes through the whole net, once more at every block.
+    """
+    graph = model.graph
+    before = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    rounded = {
+        node.output[0]: before[node.input[0]]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in before
+    }
+    for node in graph.node:
+        if node.op_type not in _QUANTISED:
+            for place, name in enumerate(node.input):
+                node.input[place] = rounded.get(name, name)
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

@@ -18,7 +18,7 @@ import onnx
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pillsnap.core.bundle import BundleMetadata, Calibration, EngineName, SourceParity
+from pillsnap.core.bundle import BundleMetadata, Calibration, CalibrationName, EngineName, SourceParity
 from pillsnap.core.errors import BundleError, DataError
 from pillsnap.core.files import sha256_file, writing_beside
 from pillsnap.core.manifest import Manifest
@@ -44,7 +44,7 @@ class Recipe:
 
     precision: Literal["int8", "float"] = "int8"
     engine: EngineName = "onnxruntime"
-    calibration: Literal["minmax", "entropy", "percentile"] = "percentile"
+    calibration: CalibrationName = "image-quantile"
     images: int = CALIBRATION_IMAGES
     """Training images of the calibration; fewer where there are fewer."""
     search: bool = True

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--calibration",
-    type=click.Choice(["image-quantile", "percentile", "minmax", "entropy"]),
-    default="image-quantile",
+    type=click.Choice(["image-median", "percentile", "minmax", "entropy"]),
+    default="image-median",
     show_default=True,
     help="How the range of a layer's activations is chosen.",
 )

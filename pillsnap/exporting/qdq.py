@@ -25,26 +25,22 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.calibrate import MinMaxCalibrater, TensorsData, create_calibrator, save_tensors_data
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES
+from pillsnap.core.bundle import INPUT_NAME, MOST_OVER_MEDIAN, OUTPUT_NAMES
 from pillsnap.core.errors import BundleError
 
 CALIBRATIONS = {
-    "image-quantile": CalibrationMethod.MinMax,
+    "image-median": CalibrationMethod.MinMax,
     "minmax": CalibrationMethod.MinMax,
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
 _OPTIONS = {
-    "image-quantile": {"symmetric": False},
+    "image-median": {"symmetric": False},
     "minmax": {"symmetric": False},
     # The default of 128 bins, over a range that the first image sets, leaves entropy nothing to choose from.
     "entropy": {"symmetric": False, "num_bins": 512, "num_quantized_bins": 128},
     "percentile": {"symmetric": False, "num_bins": 2048, "percentile": 99.999},
 }
-_IMAGE_QUANTILE = 0.95
-"""Share of the images whose whole range is kept. A few photos of a net may answer with values 50 times as large as all
-others (docs/decisions/0009): ranges that hold them leave the others no steps, and no percentile of all values sees
-them, because they are large everywhere."""
 _QUANTISED = ("Conv", "Gemm", "MatMul")
 _FLOAT_OUTPUTS = ("Gemm", "MatMul")
 """What gives logits: 256 levels would be too few for them, and both engines multiply 8-bit numbers into float."""
@@ -111,7 +107,7 @@ def save_ranges(prepared: Path, batches_NHWC_u8: Iterable[NDArray[np.uint8]], ca
     """Run images through a prepared graph and write the range of each tensor to ``ranges`` (JSON).
 
     One batch at a time is looked at and forgotten: the memory does not grow with the size of the images. For
-    ``image-quantile`` a batch is one image.
+    ``image-median`` a batch is one image.
     """
     with _temporary_folder() as folder, _quiet():
         calibrator = create_calibrator(
@@ -121,8 +117,8 @@ def save_ranges(prepared: Path, batches_NHWC_u8: Iterable[NDArray[np.uint8]], ca
             calibrate_method=CALIBRATIONS[calibration],
             extra_options=_OPTIONS[calibration],
         )
-        if calibration == "image-quantile":
-            found = _image_quantiles(calibrator, batches_NHWC_u8)
+        if calibration == "image-median":
+            found = _image_medians(calibrator, batches_NHWC_u8)
         else:
             for image_NHWC_u8 in batches_NHWC_u8:
                 calibrator.collect_data(_OneBatch(image_NHWC_u8))
@@ -170,7 +166,7 @@ def quantised_graph(
             quantised = onnx.load(target)
         except Exception as error:  # the quantiser's errors have no common base
             raise BundleError(f"the graph cannot be quantised ({type(error).__name__}: {error})") from error
-    _keep_sums_in_float(quantised)
+    _keep_sums_in_float(quantised, float_outputs)
     return quantised
 
 
@@ -212,20 +208,24 @@ def tidy(model: onnx.ModelProto) -> None:
     graph.initializer.extend(ordered)
 
 
-def _image_quantiles(calibrator: MinMaxCalibrater, batches_NHWC_u8: Iterable[NDArray[np.uint8]]) -> TensorsData:
-    """Of each tensor, what the smallest and the largest value of all images but the furthest ones lie between."""
+def _image_medians(calibrator: MinMaxCalibrater, batches_NHWC_u8: Iterable[NDArray[np.uint8]]) -> TensorsData:
+    """Of each tensor, its smallest and largest value of all images, but at most a multiple of the median image's."""
     session = calibrator.infer_session
     ends = [output.name for output in session.get_outputs() if output.name.endswith(("_ReduceMin", "_ReduceMax"))]
     end_LT = np.array(
         [np.concatenate(session.run(ends, {INPUT_NAME: image_NHWC_u8})) for image_NHWC_u8 in batches_NHWC_u8]
     )
-    quantile_2T = np.quantile(end_LT, [1 - _IMAGE_QUANTILE, _IMAGE_QUANTILE], axis=0).astype(np.float32)
-    low_and_high = {name: quantile_2T[int(name.endswith("Max")), place] for place, name in enumerate(ends)}
+    low_of, high_of = (dict(zip(ends, values_T, strict=True)) for values_T in (-_capped(-end_LT), _capped(end_LT)))
     tensors = [name.removesuffix("_ReduceMin") for name in ends if name.endswith("_ReduceMin")]
     return TensorsData(
         CalibrationMethod.MinMax,
-        {name: (low_and_high[f"{name}_ReduceMin"], low_and_high[f"{name}_ReduceMax"]) for name in tensors},
+        {name: (low_of[f"{name}_ReduceMin"], high_of[f"{name}_ReduceMax"]) for name in tensors},
     )
+
+
+def _capped(end_LT: NDArray[np.float32]) -> NDArray[np.float32]:
+    largest_T, median_T = end_LT.max(axis=0), np.median(end_LT, axis=0)
+    return np.minimum(largest_T, np.where(median_T > 0, MOST_OVER_MEDIAN * median_T, np.inf)).astype(np.float32)
 
 
 class _OneBatch(CalibrationDataReader):  # type: ignore[misc]  # untyped
@@ -246,14 +246,20 @@ def _name_nodes(model: onnx.ModelProto) -> None:
             taken.add(node.name)
 
 
-def _keep_sums_in_float(model: onnx.ModelProto) -> None:
+def _keep_sums_in_float(model: onnx.ModelProto, float_outputs: bool) -> None:
     """Give what is no 8-bit layer the values as they were before they were rounded for one.
 
     The quantiser hands the rounded map to all that take it. For the sum of a residual block that would round, and cut
-    off at the range's ends, the one path that goes through the whole net, once more at every block.
+    off at the range's ends, the one path that goes through the whole net, once more at every block. What a layer itself
+    gives stays rounded without ``float_outputs``.
     """
     graph = model.graph
-    before = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    outputs = {name for node in graph.node if node.op_type in _QUANTISED and not float_outputs for name in node.output}
+    before = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] not in outputs
+    }
     rounded = {
         node.output[0]: before[node.input[0]]
         for node in graph.node

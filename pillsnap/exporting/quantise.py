@@ -44,7 +44,7 @@ class Recipe:
 
     precision: Literal["int8", "float"] = "int8"
     engine: EngineName = "onnxruntime"
-    calibration: CalibrationName = "image-quantile"
+    calibration: CalibrationName = "image-median"
     images: int = CALIBRATION_IMAGES
     """Training images of the calibration; fewer where there are fewer."""
     search: bool = True

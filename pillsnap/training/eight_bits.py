@@ -2,15 +2,15 @@
 
 In the forward pass every 2-D convolution and linear layer sees its weights and its input on the grids that ``pillsnap
 quantise`` makes for OpenVINO: weights by channel around zero, inputs on 256 levels from their smallest to their largest
-value. The backward pass takes the rounding for the identity (straight-through estimator; Jacob et al. 2018,
-"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). Batch norms need no
-folding here: a factor by channel scales a channel's grid with its weights. The weights that are learned stay float32,
-under the same names.
+value, but at most three times what the median image has. The backward pass takes the rounding for the identity
+(straight-through estimator; Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference"). Batch norms need no folding here: a factor by channel scales a channel's grid with
+its weights. The weights that are learned stay float32, under the same names.
 
 Not as in the variant: the range of an input is that of the batch, not of the calibration's images, so what is validated
-depends a little on the batch size and the number of processes; a sum takes the float map where the variant takes the
-rounded one; last maps of a single pixel (a small input) look like squeeze-and-excitation. ``nn.MultiheadAttention``
-(timm's backbones have linear layers in its place) and 1-D convolutions stay in float.
+depends a little on the batch size and the number of processes; last maps of a single pixel (a small input) look like
+squeeze-and-excitation. ``nn.MultiheadAttention`` (timm's backbones have linear layers in its place) and 1-D
+convolutions stay in float.
 Legend: N batch, O output channel, C channel.
 """
 
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pillsnap.core.bundle import LARGEST_8_BIT_WEIGHT
+from pillsnap.core.bundle import LARGEST_8_BIT_WEIGHT, MOST_OVER_MEDIAN
 
 _LEVELS = 255
 _TINY = 1e-12
@@ -58,13 +58,19 @@ def _rounded(func: Callable[..., Any], input: Tensor, weight: Tensor, *rest: Any
 
 
 def round_activations(values: Tensor) -> Tensor:
-    """``values`` of any shape, each on the nearest of 256 levels; zero is one of them, as padding needs it."""
+    """``values_N...``, each on the nearest of 256 levels; zero is one of them, as padding needs it."""
     with torch.no_grad():
-        low, high = torch.aminmax(values)
-        low, high = low.clamp(max=0), high.clamp(min=0)
+        low_N, high_N = torch.aminmax(values.flatten(1), dim=1)
+        low, high = -_capped(-low_N), _capped(high_N)
         scale = ((high - low) / _LEVELS).clamp(min=_TINY)
         zero_point = (-low / scale).round().to(torch.int32)
     return torch.fake_quantize_per_tensor_affine(values, scale, zero_point, 0, _LEVELS)
+
+
+def _capped(end_N: Tensor) -> Tensor:
+    """The largest of the images' ends, at most a multiple of the median one where that is positive; never negative."""
+    largest, median = end_N.amax().clamp(min=0), end_N.median()
+    return torch.where(median > 0, torch.minimum(largest, MOST_OVER_MEDIAN * median), largest)
 
 
 def round_weights(weight_OC: Tensor) -> Tensor:

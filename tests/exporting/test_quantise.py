@@ -80,7 +80,7 @@ def test_the_engine_computes_what_the_graph_says_on_every_processor(
 
 def test_a_quantisation_aware_training_rounds_as_the_variant_does(house: SimpleNamespace, tmp_path: Path) -> None:
     """As coarsely, that is: ranges that differ in the third digit round other values up."""
-    recipe = Recipe(engine="openvino", calibration="minmax", images=96, search=False)
+    recipe = Recipe(engine="openvino", images=96, search=False)
     variant = make_variant(house.bundle, house.manifest, tmp_path / "int8.onnx", recipe)
     images_NHWC_u8 = train_images(house)
     net = house.checkpoint.build_net()
@@ -106,7 +106,7 @@ def test_the_metadata_say_where_it_came_from(house: SimpleNamespace, int8: Varia
     assert (metadata.precision, metadata.engine, metadata.parity) == ("int8", "onnxruntime", None)
     assert metadata.source_sha256 == sha256_file(house.bundle)
     assert metadata.calibration is not None
-    assert (metadata.calibration.method, metadata.calibration.images) == ("percentile", 60)
+    assert (metadata.calibration.method, metadata.calibration.images) == ("image-median", 60)
     assert metadata.calibration.manifest_hash == house.manifest.hash
     assert metadata.source_parity is not None
     assert metadata.source_parity.images == house.manifest.split("val").num_rows
@@ -169,7 +169,7 @@ def test_calibration_sees_training_images_of_every_class(
     assert Counter(label_of[image.tobytes()] for image in seen) == dict.fromkeys(range(6), 3)
 
 
-@pytest.mark.parametrize("calibration", ["minmax", "entropy"])
+@pytest.mark.parametrize("calibration", ["percentile", "minmax", "entropy"])
 def test_other_calibrations(house: SimpleNamespace, int8: Variant, tmp_path: Path, calibration: str) -> None:
     recipe = Recipe(calibration=calibration, images=18, search=False)
     variant = make_variant(house.bundle, house.manifest, tmp_path / "b.onnx", recipe)

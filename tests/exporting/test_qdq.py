@@ -1,0 +1,106 @@
+"""The graph in 8 bits: which ranges images set, and what is left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization.calibrate import TensorsData
+
+from pillsnap.exporting import qdq
+from pillsnap.exporting.qdq import layers_of, prepared_graph, quantised_graph, save_ranges
+
+SIZE = 4
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    """A residual block, as torch would export it: ``logits`` = conv(relu(conv(x)) + x), pooled."""
+    rng = np.random.default_rng(0)
+    kernels = {name: rng.normal(size=(3, 3, 1, 1)).astype(np.float32) for name in ("a", "b")}
+    nodes = [
+        helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["floats"], ["x"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["x", "a"], ["c"], "first"),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Add", ["r", "x"], ["sum"], "sum"),
+        helper.make_node("Conv", ["sum", "b"], ["d"], "second"),
+        helper.make_node("GlobalAveragePool", ["d"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "block",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(value, name) for name, value in kernels.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(prepared_graph(model), tmp_path / "prepared.onnx")
+    return tmp_path / "prepared.onnx"
+
+
+def images(*levels: int) -> list[np.ndarray]:
+    """One image a batch, each of one level."""
+    return [np.full((1, SIZE, SIZE, 3), level, np.uint8) for level in levels]
+
+
+def ends_of(
+    prepared: Path, batches: Iterable[np.ndarray], calibration: str, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, tuple[float, float]]:
+    """What would be written for each tensor."""
+    found: list[TensorsData] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(qdq, "save_tensors_data", lambda data, _: found.append(data))
+        save_ranges(prepared, batches, calibration, prepared.with_suffix(".json"))
+    return {name: tuple(float(np.ravel(end)[0]) for end in data.range_value) for name, data in found[0].items()}
+
+
+@pytest.mark.parametrize(
+    ("levels", "largest"),
+    [
+        ([50, 60, 70, 80, 90], 90.0),  # alike: nothing is cut
+        ([2, 3, 4, 5, 250], 12.0),  # one is wild: three times the median
+        ([0, 0, 0, 5, 250], 250.0),  # most are black: they say nothing of the range
+    ],
+)
+def test_a_range_reaches_to_the_largest_image_but_not_to_a_wild_one(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, levels: list[int], largest: float
+) -> None:
+    ends = ends_of(prepared, images(*levels), "image-median", monkeypatch)
+    low, high = ends["x"]
+    assert high == largest
+    assert low >= 0
+    everything = ends_of(prepared, images(*levels), "minmax", monkeypatch)
+    assert everything["x"][1] == max(levels)
+    assert set(everything) == set(ends)
+
+
+def test_negative_ends_are_cut_as_positive_ones_are(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = onnx.load(prepared)
+    kernel = next(tensor for tensor in model.graph.initializer if tensor.name == "a")
+    kernel.CopyFrom(numpy_helper.from_array(-np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1), "a"))
+    onnx.save(model, prepared)
+    low, _ = ends_of(prepared, images(2, 3, 4, 5, 250), "image-median", monkeypatch)["c"]
+    assert low == -12.0
+
+
+@pytest.mark.parametrize("float_outputs", [False, True])
+def test_a_residual_sum_takes_the_map_as_it_was_before_it_was_rounded(prepared: Path, float_outputs: bool) -> None:
+    ranges = prepared.with_suffix(".json")
+    save_ranges(prepared, images(10, 20, 30), "image-median", ranges)
+    assert {layer.name for layer in layers_of(onnx.load(prepared))} == {"first", "second"}
+    model = quantised_graph(prepared, ranges, "image-median", (), float_outputs=float_outputs)
+    maker = {output: node for node in model.graph.node for output in node.output}
+    taken = [maker[name].op_type for node in model.graph.node if node.name == "sum" for name in node.input]
+    assert taken == ["Relu", "Transpose"]
+    non_linearity = next(node for node in model.graph.node if node.op_type == "Relu")
+    assert maker[non_linearity.input[0]].op_type == ("Conv" if float_outputs else "DequantizeLinear")
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            assert [maker[name].op_type for name in node.input[:2]] == ["DequantizeLinear"] * 2
+    onnx.checker.check_model(model, full_check=True)

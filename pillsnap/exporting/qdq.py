@@ -225,7 +225,9 @@ def _image_medians(calibrator: MinMaxCalibrater, batches_NHWC_u8: Iterable[NDArr
 
 def _capped(end_LT: NDArray[np.float32]) -> NDArray[np.float32]:
     largest_T, median_T = end_LT.max(axis=0), np.median(end_LT, axis=0)
-    return np.minimum(largest_T, np.where(median_T > 0, MOST_OVER_MEDIAN * median_T, np.inf)).astype(np.float32)
+    most_T = np.where(median_T > 0, MOST_OVER_MEDIAN * median_T, largest_T)
+    capped_T: NDArray[np.float32] = np.minimum(largest_T, most_T, dtype=np.float32)
+    return capped_T
 
 
 class _OneBatch(CalibrationDataReader):  # type: ignore[misc]  # untyped

@@ -106,8 +106,8 @@ def layers_of(prepared: onnx.ModelProto) -> tuple[Layer, ...]:
 def save_ranges(prepared: Path, batches_NHWC_u8: Iterable[NDArray[np.uint8]], calibration: str, ranges: Path) -> None:
     """Run images through a prepared graph and write the range of each tensor to ``ranges`` (JSON).
 
-    One batch at a time is looked at and forgotten: the memory does not grow with the size of the images. For
-    ``image-median`` a batch is one image.
+    One batch at a time is looked at and forgotten; ``image-median``, where a batch is one image, keeps two numbers a
+    tensor.
     """
     with _temporary_folder() as folder, _quiet():
         calibrator = create_calibrator(
@@ -118,7 +118,7 @@ def save_ranges(prepared: Path, batches_NHWC_u8: Iterable[NDArray[np.uint8]], ca
             extra_options=_OPTIONS[calibration],
         )
         if calibration == "image-median":
-            found = _image_medians(calibrator, batches_NHWC_u8)
+            found = _ranges_of_typical_images(calibrator, batches_NHWC_u8)
         else:
             for image_NHWC_u8 in batches_NHWC_u8:
                 calibrator.collect_data(_OneBatch(image_NHWC_u8))
@@ -208,7 +208,9 @@ def tidy(model: onnx.ModelProto) -> None:
     graph.initializer.extend(ordered)
 
 
-def _image_medians(calibrator: MinMaxCalibrater, batches_NHWC_u8: Iterable[NDArray[np.uint8]]) -> TensorsData:
+def _ranges_of_typical_images(
+    calibrator: MinMaxCalibrater, batches_NHWC_u8: Iterable[NDArray[np.uint8]]
+) -> TensorsData:
     """Of each tensor, its smallest and largest value of all images, but at most a multiple of the median image's."""
     session = calibrator.infer_session
     ends = [output.name for output in session.get_outputs() if output.name.endswith(("_ReduceMin", "_ReduceMax"))]

@@ -166,7 +166,7 @@ def quantised_graph(
             quantised = onnx.load(target)
         except Exception as error:  # the quantiser's errors have no common base
             raise BundleError(f"the graph cannot be quantised ({type(error).__name__}: {error})") from error
-    _keep_sums_in_float(quantised, float_outputs)
+    _keep_in_float(quantised, float_layers, float_outputs=float_outputs)
     return quantised
 
 
@@ -250,7 +250,7 @@ def _name_nodes(model: onnx.ModelProto) -> None:
             taken.add(node.name)
 
 
-def _keep_sums_in_float(model: onnx.ModelProto, float_outputs: bool) -> None:
+def _keep_in_float(model: onnx.ModelProto, float_layers: Collection[str], *, float_outputs: bool) -> None:
     """Give what is no 8-bit layer the values as they were before they were rounded for one.
 
     The quantiser hands the rounded map to all that take it. For the sum of a residual block that would round, and cut
@@ -270,7 +270,7 @@ def _keep_sums_in_float(model: onnx.ModelProto, float_outputs: bool) -> None:
         if node.op_type == "DequantizeLinear" and node.input[0] in before
     }
     for node in graph.node:
-        if node.op_type not in _QUANTISED:
+        if node.op_type not in _QUANTISED or node.name in float_layers:
             for place, name in enumerate(node.input):
                 node.input[place] = rounded.get(name, name)
 

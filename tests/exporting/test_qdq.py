@@ -19,7 +19,7 @@ SIZE = 4
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
-    """A residual block, as torch would export it: ``logits`` = conv(relu(conv(x)) + x), pooled."""
+    """A residual block and two convolutions of what it gives, pooled."""
     rng = np.random.default_rng(0)
     kernels = {name: rng.normal(size=(3, 3, 1, 1)).astype(np.float32) for name in ("a", "b")}
     nodes = [
@@ -29,7 +29,9 @@ def prepared(tmp_path: Path) -> Path:
         helper.make_node("Relu", ["c"], ["r"]),
         helper.make_node("Add", ["r", "x"], ["sum"], "sum"),
         helper.make_node("Conv", ["sum", "b"], ["d"], "second"),
-        helper.make_node("GlobalAveragePool", ["d"], ["p"]),
+        helper.make_node("Conv", ["sum", "a"], ["e"], "third"),
+        helper.make_node("Add", ["d", "e"], ["f"]),
+        helper.make_node("GlobalAveragePool", ["f"], ["p"]),
         helper.make_node("Flatten", ["p"], ["logits"]),
     ]
     graph = helper.make_graph(
@@ -93,7 +95,7 @@ def test_negative_ends_are_cut_as_positive_ones_are(prepared: Path, monkeypatch:
 def test_a_residual_sum_takes_the_map_as_it_was_before_it_was_rounded(prepared: Path, float_outputs: bool) -> None:
     ranges = prepared.with_suffix(".json")
     save_ranges(prepared, images(10, 20, 30), "image-median", ranges)
-    assert {layer.name for layer in layers_of(onnx.load(prepared))} == {"first", "second"}
+    assert {layer.name for layer in layers_of(onnx.load(prepared))} == {"first", "second", "third"}
     model = quantised_graph(prepared, ranges, "image-median", (), float_outputs=float_outputs)
     maker = {output: node for node in model.graph.node for output in node.output}
     taken = [maker[name].op_type for node in model.graph.node if node.name == "sum" for name in node.input]
@@ -103,4 +105,14 @@ def test_a_residual_sum_takes_the_map_as_it_was_before_it_was_rounded(prepared: 
     for node in model.graph.node:
         if node.op_type == "Conv":
             assert [maker[name].op_type for name in node.input[:2]] == ["DequantizeLinear"] * 2
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_a_layer_in_float_takes_its_input_in_float_where_another_takes_it_rounded(prepared: Path) -> None:
+    ranges = prepared.with_suffix(".json")
+    save_ranges(prepared, images(10, 20, 30), "image-median", ranges)
+    model = quantised_graph(prepared, ranges, "image-median", ("third",), float_outputs=True)
+    maker = {output: node.op_type for node in model.graph.node for output in node.output}
+    taken = {node.name: maker[node.input[0]] for node in model.graph.node if node.op_type == "Conv"}
+    assert taken == {"first": "DequantizeLinear", "second": "DequantizeLinear", "third": "Add"}
     onnx.checker.check_model(model, full_check=True)

@@ -25,9 +25,9 @@ LARGEST_8_BIT_WEIGHT = 64
 """Of the int8 weights, so that every processor computes the same sums. One without VNNI adds pairs of products of a
 uint8 activation with an int8 weight in 16 bits, and cuts off what does not fit: 2 · 255 · 64 does, 2 · 255 · 65 not."""
 MOST_OVER_MEDIAN = 3.0
-"""Largest end of a range, as a multiple of that of the median image. A few photos of a net may answer with values 50
-times as large as all others: ranges that hold them leave the others no steps, and no percentile of all values sees
-them, because such a photo's are large everywhere. Of a net without such photos nothing is cut (docs/decisions/0009)."""
+"""Largest end of a range, as a multiple of that of the median image. A net may answer the photos of one easy drug with
+values up to 60 times as large as all others: ranges that hold them leave the others no steps, and no percentile of all
+values sees them, because such a photo's are large everywhere. Of other nets nothing is cut (docs/decisions/0009)."""
 CalibrationName = Literal["image-median", "percentile", "minmax", "entropy"]
 """How the range of a layer's input is chosen: from the smallest to the largest value of all images, but at most
 ``MOST_OVER_MEDIAN`` times the median image's; between percentiles of all values; all of it; by least entropy."""

@@ -34,12 +34,10 @@ CALIBRATIONS = {
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
-_OPTIONS = {
-    "image-median": {"symmetric": False},
-    "minmax": {"symmetric": False},
+_OPTIONS: dict[str, dict[str, float]] = {
     # The default of 128 bins, over a range that the first image sets, leaves entropy nothing to choose from.
-    "entropy": {"symmetric": False, "num_bins": 512, "num_quantized_bins": 128},
-    "percentile": {"symmetric": False, "num_bins": 2048, "percentile": 99.999},
+    "entropy": {"num_bins": 512, "num_quantized_bins": 128},
+    "percentile": {"num_bins": 2048, "percentile": 99.999},
 }
 _QUANTISED = ("Conv", "Gemm", "MatMul")
 _FLOAT_OUTPUTS = ("Gemm", "MatMul")
@@ -107,7 +105,7 @@ def save_ranges(prepared: Path, batches_NHWC_u8: Iterable[NDArray[np.uint8]], ca
     """Run images through a prepared graph and write the range of each tensor to ``ranges`` (JSON).
 
     One batch at a time is looked at and forgotten; ``image-median``, where a batch is one image, keeps two numbers a
-    tensor.
+    tensor of each.
     """
     with _temporary_folder() as folder, _quiet():
         calibrator = create_calibrator(
@@ -115,7 +113,7 @@ def save_ranges(prepared: Path, batches_NHWC_u8: Iterable[NDArray[np.uint8]], ca
             list(_QUANTISED),
             augmented_model_path=str(Path(folder) / "augmented.onnx"),
             calibrate_method=CALIBRATIONS[calibration],
-            extra_options=_OPTIONS[calibration],
+            extra_options={"symmetric": False, **_OPTIONS.get(calibration, {})},
         )
         if calibration == "image-median":
             found = _ranges_of_typical_images(calibrator, batches_NHWC_u8)

@@ -6,7 +6,9 @@
 #   docker compose -f docker/compose.yaml run --rm logins \
 #       'pillsnap registry users add rita --role release_manager --home /var/lib/pillsnap'
 #
-# and put the gate's manifest (from: pillsnap data prepare) into docker/state/manifest, or name it in PILLSNAP_MANIFEST.
+# and copy the gate's manifest (from: pillsnap data prepare), with the pictures that its links lead to:
+#
+#   cp --recursive --dereference data/pills/. docker/state/manifest/      or name such a copy in PILLSNAP_MANIFEST
 set -eu
 cd "$(dirname "$0")"
 umask 077

@@ -27,10 +27,12 @@ uint8 activation with an int8 weight in 16 bits, and cuts off what does not fit:
 MOST_OVER_MEDIAN = 3.0
 """Largest end of a range, as a multiple of that of the median image. A net may answer the photos of one easy drug with
 values up to 60 times as large as all others: ranges that hold them leave the others no steps, and no percentile of all
-values sees them, because such a photo's are large everywhere. Of other nets nothing is cut (docs/decisions/0009)."""
+values sees them, because such a photo's are large everywhere. Of a net without them (one was measured) nothing is cut
+(docs/decisions/0009)."""
 CalibrationName = Literal["image-median", "percentile", "minmax", "entropy"]
-"""How the range of a layer's input is chosen: from the smallest to the largest value of all images, but at most
-``MOST_OVER_MEDIAN`` times the median image's; between percentiles of all values; all of it; by least entropy."""
+"""How the range of a layer's input is chosen: from the smallest to the largest value of all images, but behind the
+first layer at most ``MOST_OVER_MEDIAN`` times the median image's; between percentiles of all values; all of it; by
+least entropy."""
 EngineName = Literal["onnxruntime", "openvino", "openvino-bf16"]
 """What computes the graph; OpenVINO in float32 or with its bf16 hint."""
 _KEY = "pillsnap"

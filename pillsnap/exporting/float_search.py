@@ -16,7 +16,7 @@ AGREEMENT_GOAL = (1 + LEAST_AGREEMENT) / 2
 """The same of the images that the search sees: half the difference, as what was chosen for these does a little worse on
 others."""
 ERROR_GOAL = 0.003
-"""Mean difference of a logit, as a share of the largest logit."""
+"""Of the `Loss`."""
 MOST_FLOAT_MACS = 0.35
 """Share of the multiply-accumulates that may stay in float: in float they take two to three times as long."""
 MOST_PARTS = 12
@@ -31,7 +31,8 @@ class Loss:
     agreement: float
     """Share of images with the same first answer."""
     error: float
-    """Mean difference of a logit, as a share of the largest logit."""
+    """The median image's mean difference of a logit, as a share of its largest logit. The median, because the values of
+    a few images are cut off on purpose (``image-median``): they would be all that a mean sees."""
 
     @property
     def reached(self) -> bool:

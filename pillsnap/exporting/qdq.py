@@ -101,11 +101,10 @@ def layers_of(prepared: onnx.ModelProto) -> tuple[Layer, ...]:
     return tuple(found)
 
 
-def save_ranges(prepared: Path, batches_NHWC_u8: Iterable[NDArray[np.uint8]], calibration: str, ranges: Path) -> None:
+def save_ranges(prepared: Path, images_1HWC_u8: Iterable[NDArray[np.uint8]], calibration: str, ranges: Path) -> None:
     """Run images through a prepared graph and write the range of each tensor to ``ranges`` (JSON).
 
-    One batch at a time is looked at and forgotten; ``image-median``, where a batch is one image, keeps two numbers a
-    tensor of each.
+    One image at a time is looked at and forgotten; ``image-median`` keeps two numbers a tensor of each.
     """
     with _temporary_folder() as folder, _quiet():
         calibrator = create_calibrator(
@@ -116,10 +115,10 @@ def save_ranges(prepared: Path, batches_NHWC_u8: Iterable[NDArray[np.uint8]], ca
             extra_options={"symmetric": False, **_OPTIONS.get(calibration, {})},
         )
         if calibration == "image-median":
-            found = _ranges_of_typical_images(calibrator, batches_NHWC_u8)
+            found = _ranges_of_typical_images(calibrator, images_1HWC_u8, _behind_layers(onnx.load(prepared).graph))
         else:
-            for image_NHWC_u8 in batches_NHWC_u8:
-                calibrator.collect_data(_OneBatch(image_NHWC_u8))
+            for image_1HWC_u8 in images_1HWC_u8:
+                calibrator.collect_data(_OneImage(image_1HWC_u8))
             found = calibrator.compute_data()
         save_tensors_data(found, ranges)
 
@@ -140,6 +139,9 @@ def quantised_graph(
     Raises:
         BundleError: the quantiser cannot do it.
     """
+    graph = onnx.load(prepared)
+    eight_bit = {layer.name for layer in layers_of(graph)} - set(float_layers)
+    products = [node for node in graph.graph.node if node.op_type in _QUANTISED]
     with _temporary_folder() as folder, _quiet():
         target = Path(folder) / "q.onnx"
         try:
@@ -154,17 +156,17 @@ def quantised_graph(
                 reduce_range=True,  # LARGEST_8_BIT_WEIGHT
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=sorted(float_layers),
+                # a product of two maps (attention) is no layer: ``MatMulConstBOnly`` is not for this format
+                nodes_to_exclude=sorted(node.name for node in products if node.name not in eight_bit),
                 calibrate_method=CALIBRATIONS[calibration],
                 extra_options={
-                    "MatMulConstBOnly": True,
                     "OpTypesToExcludeOutputQuantization": list(_QUANTISED if float_outputs else _FLOAT_OUTPUTS),
                 },
             )
             quantised = onnx.load(target)
         except Exception as error:  # the quantiser's errors have no common base
             raise BundleError(f"the graph cannot be quantised ({type(error).__name__}: {error})") from error
-    _keep_in_float(quantised, float_layers, float_outputs=float_outputs)
+    _round_for_layers_only(quantised, eight_bit, float_outputs=float_outputs)
     return quantised
 
 
@@ -207,16 +209,23 @@ def tidy(model: onnx.ModelProto) -> None:
 
 
 def _ranges_of_typical_images(
-    calibrator: MinMaxCalibrater, batches_NHWC_u8: Iterable[NDArray[np.uint8]]
+    calibrator: MinMaxCalibrater, images_1HWC_u8: Iterable[NDArray[np.uint8]], behind_layers: Collection[str]
 ) -> TensorsData:
-    """Of each tensor, its smallest and largest value of all images, but at most a multiple of the median image's."""
+    """Of each tensor, its smallest and largest value of all images; behind a layer at most a multiple of the median.
+
+    The net's input is not cut: from zero, which is some mean colour there, a bright photo is far and a dark one near.
+    """
     session = calibrator.infer_session
     ends = [output.name for output in session.get_outputs() if output.name.endswith(("_ReduceMin", "_ReduceMax"))]
     end_LT = np.array(
-        [np.concatenate(session.run(ends, {INPUT_NAME: image_NHWC_u8})) for image_NHWC_u8 in batches_NHWC_u8]
+        [np.concatenate(session.run(ends, {INPUT_NAME: image_1HWC_u8})) for image_1HWC_u8 in images_1HWC_u8]
     )
-    low_of, high_of = (dict(zip(ends, values_T, strict=True)) for values_T in (-_capped(-end_LT), _capped(end_LT)))
-    tensors = [name.removesuffix("_ReduceMin") for name in ends if name.endswith("_ReduceMin")]
+    tensor_of = {name: name.removesuffix("_ReduceMin").removesuffix("_ReduceMax") for name in ends}
+    cut_T = np.array([tensor_of[name] in behind_layers for name in ends])
+    low_T = np.where(cut_T, -_capped(-end_LT), end_LT.min(axis=0))
+    high_T = np.where(cut_T, _capped(end_LT), end_LT.max(axis=0))
+    low_of, high_of = (dict(zip(ends, values_T, strict=True)) for values_T in (low_T, high_T))
+    tensors = sorted(set(tensor_of.values()))
     return TensorsData(
         CalibrationMethod.MinMax,
         {name: (low_of[f"{name}_ReduceMin"], high_of[f"{name}_ReduceMax"]) for name in tensors},
@@ -230,9 +239,18 @@ def _capped(end_LT: NDArray[np.float32]) -> NDArray[np.float32]:
     return capped_T
 
 
-class _OneBatch(CalibrationDataReader):  # type: ignore[misc]  # untyped
-    def __init__(self, image_NHWC_u8: NDArray[np.uint8]) -> None:
-        self._left: list[dict[str, NDArray[np.uint8]]] = [{INPUT_NAME: image_NHWC_u8}]
+def _behind_layers(graph: onnx.GraphProto) -> set[str]:
+    """The tensors that hang on a layer's output: all but the input and what is made of it alone."""
+    behind: set[str] = set()
+    for node in graph.node:
+        if node.op_type in _QUANTISED or not behind.isdisjoint(node.input):
+            behind.update(node.output)
+    return behind
+
+
+class _OneImage(CalibrationDataReader):  # type: ignore[misc]  # untyped
+    def __init__(self, image_1HWC_u8: NDArray[np.uint8]) -> None:
+        self._left: list[dict[str, NDArray[np.uint8]]] = [{INPUT_NAME: image_1HWC_u8}]
 
     def get_next(self) -> dict[str, NDArray[np.uint8]]:
         return self._left.pop() if self._left else {}
@@ -248,15 +266,15 @@ def _name_nodes(model: onnx.ModelProto) -> None:
             taken.add(node.name)
 
 
-def _keep_in_float(model: onnx.ModelProto, float_layers: Collection[str], *, float_outputs: bool) -> None:
+def _round_for_layers_only(model: onnx.ModelProto, eight_bit: Collection[str], *, float_outputs: bool) -> None:
     """Give what is no 8-bit layer the values as they were before they were rounded for one.
 
     The quantiser hands the rounded map to all that take it. For the sum of a residual block that would round, and cut
-    off at the range's ends, the one path that goes through the whole net, once more at every block. What a layer itself
-    gives stays rounded without ``float_outputs``.
+    off at the range's ends, the one path that goes through the whole net, once more at every block. What an 8-bit layer
+    itself gives stays rounded without ``float_outputs``.
     """
     graph = model.graph
-    outputs = {name for node in graph.node if node.op_type in _QUANTISED and not float_outputs for name in node.output}
+    outputs = {name for node in graph.node if node.name in eight_bit and not float_outputs for name in node.output}
     before = {
         node.output[0]: node.input[0]
         for node in graph.node
@@ -268,7 +286,7 @@ def _keep_in_float(model: onnx.ModelProto, float_layers: Collection[str], *, flo
         if node.op_type == "DequantizeLinear" and node.input[0] in before
     }
     for node in graph.node:
-        if node.op_type not in _QUANTISED or node.name in float_layers:
+        if node.name not in eight_bit:
             for place, name in enumerate(node.input):
                 node.input[place] = rounded.get(name, name)
 

@@ -122,9 +122,9 @@ class _Maker:
         if not layers:
             raise BundleError(f"{self.source.source}: holds no layer that could be 8-bit")
         onnx.save(graph, prepared)
-        rows = spread_over_classes(self.manifest.split("train"), self.recipe.images)
-        batches = self._batches(rows, "calibration images", batch=1)
-        save_ranges(prepared, batches, self.recipe.calibration, ranges)
+        rows = calibration_rows(self.manifest, self.recipe.images)
+        images_1HWC_u8 = self._batches(rows, "calibration images", batch=1)
+        save_ranges(prepared, images_1HWC_u8, self.recipe.calibration, ranges)
 
         def quantised(float_layers: frozenset[str]) -> onnx.ModelProto:
             model = quantised_graph(
@@ -193,8 +193,7 @@ class _Maker:
             found_NK = np.concatenate([session.predict(batch).logits_NK for batch in batches])[:, self.in_use]
             trials += 1
             self.tell("layers in float, trials", trials, MOST_TRIALS)
-            parity = source_parity(expected_NK, found_NK)
-            return Loss(parity.top1_agreement, parity.mean_relative_difference)
+            return loss_of(expected_NK, found_NK)
 
         return measure
 
@@ -206,9 +205,32 @@ class _Maker:
             self.tell(what, done, rows.num_rows)
 
 
+def calibration_rows(manifest: Manifest, asked: int) -> pa.Table:
+    """Training images, evenly over the classes.
+
+    Raises:
+        DataError: too few for ranges.
+    """
+    train = manifest.split("train")
+    rows = spread_over_classes(train, asked)
+    if rows.num_rows < LEAST_CALIBRATION_IMAGES:
+        raise DataError(
+            f"{manifest.root}: {rows.num_rows} images for the ranges of an 8-bit net ({train.num_rows} of training, "
+            f"{asked} asked for, evenly over the classes); at least {LEAST_CALIBRATION_IMAGES} are needed"
+        )
+    return rows
+
+
 def search_images(source: PillSession) -> int:
     """Validation images of each trial: 256 at 512 pixels, more of smaller ones."""
     return min(VALIDATION_IMAGES, max(1, _SEARCH_PIXELS // source.metadata.preprocessing.target_size**2))
+
+
+def loss_of(expected_NK: NDArray[np.float32], found_NK: NDArray[np.float32]) -> Loss:
+    """What a choice of float layers costs, from two sets of logits of the same images."""
+    difference_N = np.abs(found_NK - expected_NK).mean(axis=1) / np.abs(expected_NK).max(axis=1).clip(min=1e-6)
+    agreement = (expected_NK.argmax(axis=1) == found_NK.argmax(axis=1)).mean()
+    return Loss(float(f"{agreement:.6f}"), float(f"{np.median(difference_N):.3g}"))
 
 
 def source_parity(expected_NK: NDArray[np.float32], found_NK: NDArray[np.float32]) -> SourceParity:
@@ -235,9 +257,3 @@ def _check(source: PillSession, manifest: Manifest, recipe: Recipe) -> None:
         )
     if manifest.split("val").num_rows == 0:
         raise DataError(f"{manifest.root}: the val split is empty; it sets the temperature of the variant")
-    images = manifest.split("train").num_rows
-    if recipe.precision == "int8" and min(images, recipe.images) < LEAST_CALIBRATION_IMAGES:
-        raise DataError(
-            f"{manifest.root}: {images} training images, {recipe.images} asked for; the ranges of an 8-bit net need at "
-            f"least {LEAST_CALIBRATION_IMAGES}"
-        )

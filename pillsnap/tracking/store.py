@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,6 +159,11 @@ def _settle_mlflow() -> None:
     # outage would change what a training learns
     os.environ["MLFLOW_HTTP_REQUEST_BACKOFF_JITTER"] = "0"
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # files come through the server: before an S3 store MLflow hands out addresses that perhaps only its server reaches,
+    # and its client asks them for minutes
+    os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
+    # the server's slim environment has no database: nobody there needs the stores that MLflow cannot register
+    warnings.filterwarnings("ignore", message="Failure attempting to register store", category=UserWarning)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)

@@ -4,12 +4,13 @@ In the forward pass every 2-D convolution and linear layer sees its weights and 
 quantise`` makes for OpenVINO: weights by channel around zero, inputs on 256 levels from their smallest to their largest
 value, but at most three times what the median image has. The backward pass takes the rounding for the identity
 (straight-through estimator; Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
-Integer-Arithmetic-Only Inference"). Batch norms need no folding here: a factor by channel scales a channel's grid with
-its weights. The weights that are learned stay float32, under the same names.
+Integer-Arithmetic-Only Inference"); what is cut off has no gradient. Batch norms need no folding here: a factor by
+channel scales a channel's grid with its weights. The weights that are learned stay float32, under the same names.
 
 Not as in the variant: the range of an input is that of the batch, not of the calibration's images, so what is validated
-depends a little on the batch size and the number of processes; last maps of a single pixel (a small input) look like
-squeeze-and-excitation. ``nn.MultiheadAttention`` (timm's backbones have linear layers in its place) and 1-D
+depends a little on the batch size and the number of processes; where a backbone folds windows or positions into the
+batch (Swin, MaxViT), these count as images; the net's own input may be cut; last maps of a single pixel (a small input)
+look like squeeze-and-excitation. ``nn.MultiheadAttention`` (timm's backbones have linear layers in its place) and 1-D
 convolutions stay in float.
 Legend: N batch, O output channel, C channel.
 """
@@ -60,7 +61,7 @@ def _rounded(func: Callable[..., Any], input: Tensor, weight: Tensor, *rest: Any
 def round_activations(values: Tensor) -> Tensor:
     """``values_N...``, each on the nearest of 256 levels; zero is one of them, as padding needs it."""
     with torch.no_grad():
-        low_N, high_N = torch.aminmax(values.flatten(1), dim=1)
+        low_N, high_N = torch.aminmax(torch.atleast_2d(values).flatten(1), dim=1)
         low, high = -_capped(-low_N), _capped(high_N)
         scale = ((high - low) / _LEVELS).clamp(min=_TINY)
         zero_point = (-low / scale).round().to(torch.int32)
@@ -69,7 +70,7 @@ def round_activations(values: Tensor) -> Tensor:
 
 def _capped(end_N: Tensor) -> Tensor:
     """The largest of the images' ends, at most a multiple of the median one where that is positive; never negative."""
-    largest, median = end_N.amax().clamp(min=0), end_N.median()
+    largest, median = end_N.amax().clamp(min=0), end_N.quantile(0.5)
     return torch.where(median > 0, torch.minimum(largest, MOST_OVER_MEDIAN * median), largest)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -11,39 +12,50 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.calibrate import TensorsData
 
+from pillsnap.core.bundle import CalibrationName
 from pillsnap.exporting import qdq
 from pillsnap.exporting.qdq import layers_of, prepared_graph, quantised_graph, save_ranges
 
-SIZE = 4
+SIZE = 64
 
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
-    """A residual block and two convolutions of what it gives, pooled."""
+    """A residual block, two convolutions of what it gives, and the product of the two, pooled."""
+    return save_prepared(
+        tmp_path,
+        [
+            helper.make_node("Conv", ["x", "a"], ["y"], "first"),
+            helper.make_node("Relu", ["y"], ["r"]),
+            helper.make_node("Add", ["r", "x"], ["sum"], "sum"),
+            helper.make_node("Conv", ["sum", "b"], ["d"], "second"),
+            helper.make_node("Conv", ["sum", "c"], ["e"], "third"),
+            helper.make_node("MatMul", ["d", "e"], ["f"], "product"),
+        ],
+    )
+
+
+def save_prepared(folder: Path, nodes: list[onnx.NodeProto]) -> Path:
+    """A graph whose ``nodes`` make ``f`` of the image's ``x`` and the kernels a (identity), b and c."""
     rng = np.random.default_rng(0)
-    kernels = {name: rng.normal(size=(3, 3, 1, 1)).astype(np.float32) for name in ("a", "b")}
-    nodes = [
-        helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("Transpose", ["floats"], ["x"], perm=[0, 3, 1, 2]),
-        helper.make_node("Conv", ["x", "a"], ["c"], "first"),
-        helper.make_node("Relu", ["c"], ["r"]),
-        helper.make_node("Add", ["r", "x"], ["sum"], "sum"),
-        helper.make_node("Conv", ["sum", "b"], ["d"], "second"),
-        helper.make_node("Conv", ["sum", "a"], ["e"], "third"),
-        helper.make_node("Add", ["d", "e"], ["f"]),
-        helper.make_node("GlobalAveragePool", ["f"], ["p"]),
-        helper.make_node("Flatten", ["p"], ["logits"]),
-    ]
+    kernels = {name: rng.normal(size=(3, 3, 1, 1)).astype(np.float32) for name in ("b", "c")}
+    kernels["a"] = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
     graph = helper.make_graph(
-        nodes,
+        [
+            helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Transpose", ["floats"], ["x"], perm=[0, 3, 1, 2]),
+            *nodes,
+            helper.make_node("GlobalAveragePool", ["f"], ["p"]),
+            helper.make_node("Flatten", ["p"], ["logits"]),
+        ],
         "block",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
         [numpy_helper.from_array(value, name) for name, value in kernels.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.save(prepared_graph(model), tmp_path / "prepared.onnx")
-    return tmp_path / "prepared.onnx"
+    onnx.save(prepared_graph(model), folder / "prepared.onnx")
+    return folder / "prepared.onnx"
 
 
 def images(*levels: int) -> list[np.ndarray]:
@@ -74,12 +86,23 @@ def test_a_range_reaches_to_the_largest_image_but_not_to_a_wild_one(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, levels: list[int], largest: float
 ) -> None:
     ends = ends_of(prepared, images(*levels), "image-median", monkeypatch)
-    low, high = ends["x"]
+    low, high = ends["y"]
     assert high == largest
     assert low >= 0
+    assert ends["x"] == (min(levels), max(levels))  # what the photos themselves are is not cut
     everything = ends_of(prepared, images(*levels), "minmax", monkeypatch)
-    assert everything["x"][1] == max(levels)
+    assert everything["y"][1] == max(levels)
     assert set(everything) == set(ends)
+
+
+def test_each_calibration_finds_ranges_of_its_own(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    photos = [rng.integers(0, 40, size=(1, SIZE, SIZE, 3), dtype=np.uint8) for _ in range(32)]
+    photos[7][0, 0, 0, 0] = 250  # one of 393,216 values
+    found = {name: ends_of(prepared, photos, name, monkeypatch)["y"][1] for name in get_args(CalibrationName)}
+    assert set(found) == set(qdq.CALIBRATIONS)
+    assert found["image-median"] < found["minmax"] == 250
+    assert len(set(found.values())) == len(found), found
 
 
 def test_negative_ends_are_cut_as_positive_ones_are(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +110,7 @@ def test_negative_ends_are_cut_as_positive_ones_are(prepared: Path, monkeypatch:
     kernel = next(tensor for tensor in model.graph.initializer if tensor.name == "a")
     kernel.CopyFrom(numpy_helper.from_array(-np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1), "a"))
     onnx.save(model, prepared)
-    low, _ = ends_of(prepared, images(2, 3, 4, 5, 250), "image-median", monkeypatch)["c"]
+    low, _ = ends_of(prepared, images(2, 3, 4, 5, 250), "image-median", monkeypatch)["y"]
     assert low == -12.0
 
 
@@ -108,11 +131,50 @@ def test_a_residual_sum_takes_the_map_as_it_was_before_it_was_rounded(prepared: 
     onnx.checker.check_model(model, full_check=True)
 
 
-def test_a_layer_in_float_takes_its_input_in_float_where_another_takes_it_rounded(prepared: Path) -> None:
+@pytest.mark.parametrize("float_outputs", [False, True])
+def test_a_layer_in_float_takes_its_input_in_float_where_another_takes_it_rounded(
+    prepared: Path, float_outputs: bool
+) -> None:
     ranges = prepared.with_suffix(".json")
     save_ranges(prepared, images(10, 20, 30), "image-median", ranges)
-    model = quantised_graph(prepared, ranges, "image-median", ("third",), float_outputs=True)
+    model = quantised_graph(prepared, ranges, "image-median", ("third",), float_outputs=float_outputs)
     maker = {output: node.op_type for node in model.graph.node for output in node.output}
     taken = {node.name: maker[node.input[0]] for node in model.graph.node if node.op_type == "Conv"}
     assert taken == {"first": "DequantizeLinear", "second": "DequantizeLinear", "third": "Add"}
     onnx.checker.check_model(model, full_check=True)
+
+
+def test_what_a_layer_in_float_gives_is_rounded_for_8_bit_layers_only(tmp_path: Path) -> None:
+    """For ONNX Runtime, which rounds what its 8-bit layers give."""
+    prepared = save_prepared(
+        tmp_path,
+        [
+            helper.make_node("Conv", ["x", "a"], ["y"], "first"),
+            helper.make_node("Conv", ["y", "b"], ["d"], "second"),
+            helper.make_node("Add", ["y", "d"], ["f"], "sum"),
+        ],
+    )
+    ranges = prepared.with_suffix(".json")
+    save_ranges(prepared, images(10, 20, 30), "image-median", ranges)
+    model = quantised_graph(prepared, ranges, "image-median", ("first",), float_outputs=False)
+    maker = {output: node for node in model.graph.node for output in node.output}
+    taken = {node.name: [maker[name].name for name in node.input] for node in model.graph.node if node.name == "sum"}
+    assert taken["sum"][0] == "first"
+    assert (
+        maker[next(node for node in model.graph.node if node.name == "second").input[0]].op_type == "DequantizeLinear"
+    )
+
+
+@pytest.mark.parametrize("float_outputs", [False, True])
+def test_a_product_of_two_maps_is_no_layer_and_stays_in_float(prepared: Path, float_outputs: bool) -> None:
+    ranges = prepared.with_suffix(".json")
+    save_ranges(prepared, images(10, 20, 30), "image-median", ranges)
+    model = quantised_graph(prepared, ranges, "image-median", (), float_outputs=float_outputs)
+    maker = {output: node for node in model.graph.node for output in node.output}
+    product = next(node for node in model.graph.node if node.name == "product")
+    # ONNX Runtime's 8-bit convolutions give what is rounded; for the product alone nothing is
+    assert [maker[name].op_type for name in product.input] == ["Conv" if float_outputs else "DequantizeLinear"] * 2
+    all_float = quantised_graph(
+        prepared, ranges, "image-median", ("first", "second", "third"), float_outputs=float_outputs
+    )
+    assert not [node.op_type for node in all_float.graph.node if node.op_type == "QuantizeLinear"]

@@ -10,19 +10,21 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pyarrow as pa
 import pytest
 import torch
 from click.testing import CliRunner
 from scipy.special import softmax
 
 from pillsnap.cli.main import cli
+from pillsnap.cli.quantise import quantise as quantise_command
 from pillsnap.core.bundle import LARGEST_8_BIT_WEIGHT, RETIRED_LOGIT, EngineName
 from pillsnap.core.errors import BundleError, DataError
 from pillsnap.core.files import sha256_file
 from pillsnap.evaluation.predict import predict_split
 from pillsnap.exporting import quantise as module
 from pillsnap.exporting.export import export_bundle
-from pillsnap.exporting.quantise import Recipe, Variant, make_variant
+from pillsnap.exporting.quantise import Recipe, Variant, calibration_rows, loss_of, make_variant
 from pillsnap.exporting.split_images import prepared_batches
 from pillsnap.exporting.temperature import fit_temperature
 from pillsnap.inference.session import PillSession
@@ -248,9 +250,36 @@ def test_a_manifest_of_other_drugs_is_refused(house: SimpleNamespace, toys: Simp
         make_variant(house.bundle, manifest, tmp_path / "b.onnx", Recipe())
 
 
+def test_few_images_of_uneven_classes_are_counted_as_they_are_taken(house: SimpleNamespace) -> None:
+    class Uneven:
+        root = house.manifest.root
+
+        def split(self, name: str) -> pa.Table:
+            return pa.table({"label": [0] * 40 + [1, 2, 3]})
+
+    with pytest.raises(DataError, match=r": 7 images .* \(43 of training, 16 asked for"):
+        calibration_rows(Uneven(), 16)
+    assert calibration_rows(Uneven(), 60).num_rows == 18
+
+
+def test_the_loss_of_a_choice_is_that_of_the_typical_image() -> None:
+    """The photos whose values are cut off, on purpose, are no reason to put layers in float."""
+    rng = np.random.default_rng(0)
+    expected_NK = rng.normal(size=(9, 5)).astype(np.float32)
+    found_NK = expected_NK * np.float32(1.01)
+    loss = loss_of(expected_NK, found_NK)
+    expected_NK[0] *= 100  # cut off: comes out as small as the others
+    found_NK[0] = expected_NK[0] / 10
+    assert loss_of(expected_NK, found_NK) == replace(loss, error=pytest.approx(loss.error, rel=0.3))
+    assert 0 < loss.error < 0.01
+    found_NK[:5] = -found_NK[:5]  # most of them: that counts
+    assert loss_of(expected_NK, found_NK).error > 30 * loss.error
+    assert loss_of(expected_NK, found_NK).agreement == pytest.approx(4 / 9, abs=0.01)
+
+
 def test_too_few_images_are_refused(house: SimpleNamespace, squares: SimpleNamespace, tmp_path: Path) -> None:
     few = squares.save_squares(tmp_path / "few", {"train": 2, "val": 1, "test": 1})
-    with pytest.raises(DataError, match=r"12 training images, 256 asked for; .* at least 16"):
+    with pytest.raises(DataError, match=r"12 images .*12 of training, 256 asked for, .* at least 16 are needed"):
         make_variant(house.bundle, few, tmp_path / "b.onnx", Recipe())
     with pytest.raises(DataError, match="3 asked for"):
         make_variant(house.bundle, house.manifest, tmp_path / "b.onnx", Recipe(images=3))
@@ -288,6 +317,16 @@ def test_the_command(house: SimpleNamespace, tmp_path: Path) -> None:
     metadata = PillSession.load(out).metadata
     assert metadata.calibration is not None
     assert (metadata.calibration.method, metadata.calibration.images) == ("minmax", 18)
+
+
+def test_the_command_recommends_what_the_recipe_does() -> None:
+    asked = {parameter.name: parameter.default for parameter in quantise_command.params}
+    recipe = Recipe()
+    assert (asked["calibration"], asked["images"], asked["search"]) == (
+        recipe.calibration,
+        recipe.images,
+        recipe.search,
+    )
 
 
 @pytest.mark.parametrize(("agreement", "warned"), [(0.9949, True), (0.995, False)])

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow.environment_variables import MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -96,6 +97,15 @@ def test_retries_draw_nothing_from_the_generator_that_the_training_uses(
     with pytest.raises(MlflowException, match="retries"):
         MlflowClient("http://127.0.0.1:9").set_tag("a" * 32, "key", "value")
     assert random.getstate() == before
+
+
+def test_files_come_through_the_server_and_not_from_addresses_that_only_it_may_reach(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", raising=False)
+    connect()
+    assert MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD.is_set()  # MLflow asks the server otherwise, and S3 says yes
+    assert not MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD.get()
 
 
 def test_a_database_that_another_process_is_just_making(monkeypatch: pytest.MonkeyPatch, fresh_store: Path) -> None:

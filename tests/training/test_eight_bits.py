@@ -29,7 +29,7 @@ AWARE = {"training.quantisation_aware": True}
 def largest_end(values: np.ndarray) -> float:
     """At most three times the median image's."""
     end_N = np.sort(values.reshape(len(values), -1).max(axis=1))
-    median = end_N[(len(end_N) - 1) // 2]
+    median = np.median(end_N)
     return max(min(end_N[-1], 3 * median) if median > 0 else end_N[-1], 0.0)
 
 
@@ -66,6 +66,18 @@ def test_each_output_channel_has_its_own_grid_around_zero(weight_OC: np.ndarray)
 def test_a_factor_by_channel_scales_the_grid_so_batch_norms_need_no_folding() -> None:
     weight_OC, factor_O1 = torch.randn(8, 20, generator=torch.Generator().manual_seed(0)), torch.arange(1.0, 9)[:, None]
     torch.testing.assert_close(round_weights(weight_OC * factor_O1), round_weights(weight_OC) * factor_O1)
+
+
+def test_what_is_cut_off_learns_nothing() -> None:
+    values = torch.tensor([[1.0, -1.0], [1.0, -1.0], [50.0, -1.0]], requires_grad=True)
+    round_activations(values).sum().backward()
+    torch.testing.assert_close(values.grad, torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0]]))
+
+
+def test_a_single_vector_is_one_image() -> None:
+    vector, weight_OC = torch.tensor([1.0, 50.0]), torch.ones(3, 2)
+    with EightBits():
+        torch.testing.assert_close(F.linear(vector, weight_OC), torch.full((3,), 51.0), atol=0.2, rtol=0)
 
 
 def test_the_gradient_passes_as_if_nothing_were_rounded() -> None:

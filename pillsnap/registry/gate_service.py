@@ -2,14 +2,17 @@
 
 A webhook wakes it, a poller stands behind the webhook; both only make it look. What it finds it judges by the same code
 as ``pillsnap registry judge``, which leaves a case that is settled alone: a message that comes twice, a restart and a
-kill in the middle end in one decision. One candidate that cannot be judged does not stop the others.
+kill in the middle end in one decision. One candidate that cannot be judged does not stop the others, and is tried
+again: soon, as the store may have been away, then ever more rarely.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import uvicorn
@@ -32,6 +35,8 @@ from pillsnap.tracking.store import connect, store_errors
 
 _log = logging.getLogger(__name__)
 WORKING = "**The gate is measuring this version.** It answers the test images now; the verdict appears here.\n"
+FIRST_WAIT_S, LONGEST_WAIT_S = 60.0, 3600.0
+"""Until a candidate that could not be judged is tried again; twice as long after each try."""
 Seen = tuple[str, ...]
 
 
@@ -47,7 +52,10 @@ class GateService:
     stop: threading.Event = field(default_factory=threading.Event)
     judged: int = 0
     """Words that were handed in since the start."""
+    clock_s: Callable[[], float] = time.monotonic
     _settled: dict[tuple[str, str], Seen] = field(default_factory=dict)
+    _waiting: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+    """Of what could not be judged: when it is tried again, and how long the wait was."""
     _away: bool = False
 
     def run(self) -> None:
@@ -88,7 +96,8 @@ class GateService:
         try:
             entry = find_version(client, name, version)
             seen = self._seen(client, entry)
-            if self._settled.get((name, version)) == seen:
+            due_s, _ = self._waiting.get((name, version), (math.inf, 0.0))
+            if self._settled.get((name, version)) == seen and self.clock_s() < due_s:
                 return None
             before = entry.tags.get(ENVELOPE_TAG)
             if before is None:
@@ -98,6 +107,7 @@ class GateService:
             statement = judge(client, name, version, self.manifest, self.key, self.trust)
             entry = find_version(client, name, version)
             self._settled[name, version] = self._seen(client, entry)
+            self._waiting.pop((name, version), None)
         except (PillSnapError, MlflowException, OSError) as error:
             self._excuse(client, name, version, error)
             return None
@@ -108,8 +118,11 @@ class GateService:
         return statement
 
     def _excuse(self, client: MlflowClient, name: str, version: str, error: Exception) -> None:
-        """Say why at the version, once; and look again when something has changed."""
-        _log.warning("%s version %s is not judged: %s", name, version, error)
+        """Say why at the version; and look again after a while, or when something has changed."""
+        _, before_s = self._waiting.get((name, version), (0.0, FIRST_WAIT_S / 2))
+        wait_s = min(2 * before_s, LONGEST_WAIT_S)
+        self._waiting[name, version] = (self.clock_s() + wait_s, wait_s)
+        _log.warning("%s version %s is not judged (again in %.0f s): %s", name, version, wait_s, error)
         try:
             entry = find_version(client, name, version)
             self._settled[name, version] = self._seen(client, entry)

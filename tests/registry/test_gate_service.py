@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from mlflow.tracking import MlflowClient
@@ -16,7 +17,7 @@ from pillsnap.core.errors import StoreError
 from pillsnap.gate.decision import Verdict
 from pillsnap.gate.envelope import ENVELOPE_TAG
 from pillsnap.registry import gate_service
-from pillsnap.registry.gate_service import WORKING, GateService, listener
+from pillsnap.registry.gate_service import LONGEST_WAIT_S, WORKING, GateService, listener
 from pillsnap.registry.promotion import promote, submit
 from pillsnap.registry.webhooks import LARGEST
 from pillsnap.tracking.fetching import MODEL_URI_TAG
@@ -93,6 +94,32 @@ def test_one_that_cannot_be_judged_stops_nobody(
     assert service.look() == [], "and it is not tried again every second"
     stored.write_bytes(was)
     assert GateService(service.manifest, service.key, service.trust, 60).look()[0].verdict == Verdict.PROMOTE
+
+
+def test_one_that_could_not_be_judged_is_tried_again_ever_more_rarely(
+    store: MlflowClient, candidate: Candidate, service: GateService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate()
+    submit("pills", "1")
+    now_s, tried_s = 0.0, []
+    service.clock_s = lambda: now_s
+
+    def away(*_: object, **__: object) -> None:
+        tried_s.append(now_s)
+        raise StoreError("the store of the files does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gate_service, "judge", away)
+        while now_s < 2.5 * LONGEST_WAIT_S:
+            service.look()
+            now_s += 60
+    assert tried_s[:4] == [0, 60, 180, 420]
+    assert max(np.diff(tried_s)) == LONGEST_WAIT_S
+    assert "does not answer" in store.get_model_version("pills", "1").description
+    now_s += LONGEST_WAIT_S
+    assert [statement.verdict for statement in service.look()] == [Verdict.PROMOTE]
+    now_s += 2 * LONGEST_WAIT_S
+    assert service.look() == []
 
 
 def test_a_new_champion_makes_another_case_of_who_waits(

@@ -229,8 +229,7 @@ def search_images(source: PillSession) -> int:
 def loss_of(expected_NK: NDArray[np.float32], found_NK: NDArray[np.float32]) -> Loss:
     """What a choice of float layers costs, from two sets of logits of the same images."""
     difference_N = np.abs(found_NK - expected_NK).mean(axis=1) / np.abs(expected_NK).max(axis=1).clip(min=1e-6)
-    agreement = (expected_NK.argmax(axis=1) == found_NK.argmax(axis=1)).mean()
-    return Loss(float(f"{agreement:.6f}"), float(f"{np.median(difference_N):.3g}"))
+    return Loss(_top1_agreement(expected_NK, found_NK), float(f"{np.median(difference_N):.3g}"))
 
 
 def source_parity(expected_NK: NDArray[np.float32], found_NK: NDArray[np.float32]) -> SourceParity:
@@ -239,10 +238,14 @@ def source_parity(expected_NK: NDArray[np.float32], found_NK: NDArray[np.float32
     scale = max(float(np.abs(expected_NK).max()), 1e-6)
     return SourceParity(
         images=len(expected_NK),
-        top1_agreement=float(f"{(expected_NK.argmax(axis=1) == found_NK.argmax(axis=1)).mean():.6f}"),
+        top1_agreement=_top1_agreement(expected_NK, found_NK),
         mean_relative_difference=float(f"{difference_NK.mean() / scale:.3g}"),
         largest_relative_difference=float(f"{difference_NK.max() / scale:.3g}"),
     )
+
+
+def _top1_agreement(expected_NK: NDArray[np.float32], found_NK: NDArray[np.float32]) -> float:
+    return float(f"{(expected_NK.argmax(axis=1) == found_NK.argmax(axis=1)).mean():.6f}")
 
 
 def _check(source: PillSession, manifest: Manifest, recipe: Recipe) -> None:

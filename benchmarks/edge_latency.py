@@ -30,6 +30,8 @@ from pillsnap.inference.session import PillSession
 from pillsnap.training.backbone import create_net
 from pillsnap.training.checkpoint import Checkpoint
 
+_CALIBRATION_IMAGES = 4 * LEAST_CALIBRATION_IMAGES  # asked for; evenly over the classes there are fewer
+
 
 def export_random(asked: str, size: int, manifest: Manifest, folder: Path) -> dict[str, Path]:
     """The bundle of an untrained net, and its 8-bit variant.
@@ -44,7 +46,7 @@ def export_random(asked: str, size: int, manifest: Manifest, folder: Path) -> di
     document = {
         "preprocessing": {"target_size": size},
         "model": {"backbone": backbone, "pretrained": False, "kwargs": yaml.safe_load(arguments or "{}")},
-        "data": {"batch_size": LEAST_CALIBRATION_IMAGES},
+        "data": {"batch_size": _CALIBRATION_IMAGES},
     }
     config = ExperimentConfig.build(document, None, asked)
     few = few_rows(manifest, config)
@@ -58,7 +60,7 @@ def export_random(asked: str, size: int, manifest: Manifest, folder: Path) -> di
     checkpoint = Checkpoint(config, few.catalog.kcodes, few.hash, 1, {}, net.state_dict())
     folder.mkdir()
     bundle = export_bundle(checkpoint, few, folder / "float.onnx").bundle
-    eight = Recipe(engine="openvino", images=LEAST_CALIBRATION_IMAGES, search=False)
+    eight = Recipe(engine="openvino", images=_CALIBRATION_IMAGES, search=False)
     variant = make_variant(bundle, few, folder / "int8.onnx", eight)
     return {f"{asked}, fp32, ONNX Runtime": bundle, f"{asked}, 8 bits, OpenVINO": variant.bundle}
 

@@ -6,7 +6,8 @@
  *
  * It carries out contract.json (beside this file), and the golden vectors hold it to that. The resize is written out
  * here because the scaling of a canvas differs between browsers. An ES module without dependencies; the pure functions
- * (centreCrop, linearTaps, resizeLinear, resizeRows, isCutOff, withoutMetadata) also run in Node.js.
+ * (centreCrop, linearTaps, resizeLinear, resizeRows, isCutOff, withoutColourProfile, withoutMetadata) also run in
+ * Node.js.
  */
 
 /** What this client does, in the form that the server compares with its own contract. */
@@ -31,10 +32,16 @@ export const CONTRACT = Object.freeze({
 /** Source pixels that are read from the picture at a time: about 16 MB, under every browser's limit for a canvas. */
 const BAND_PIXELS = 4 * 1024 * 1024;
 
+/** What decoders differ by among each other, in levels of 0..255; a browser that changes pixels by more is refused. */
+const SAME_LEVELS = 4;
+
+/** The chunks of a PNG that tell how its values are to be changed before they are shown. */
+const COLOUR_CHUNKS = ["iCCP", "sRGB", "gAMA", "cHRM", "cICP"];
+
 /** A photo that cannot be prepared. `code` is for programs, `message` for people. */
 export class PhotoError extends Error {
   /**
-   * @param {"empty"|"truncated"|"undecodable"|"unsupported_browser"|"encoding_failed"} code
+   * @param {"empty"|"truncated"|"undecodable"|"unsupported_browser"|"disturbed_pixels"|"encoding_failed"} code
    * @param {string} message
    * @param {unknown} [cause]
    */
@@ -145,6 +152,7 @@ export async function preparePhoto(photo, contract = CONTRACT) {
  * @throws {PhotoError}
  */
 export async function prepareSquare(photo, size = CONTRACT.target_size) {
+  refuseDisturbedPixels();
   const bitmap = await decode(photo);
   try {
     const { left, top, side } = centreCrop(bitmap.width, bitmap.height);
@@ -165,14 +173,16 @@ export async function prepareSquare(photo, size = CONTRACT.target_size) {
 }
 
 /**
- * Whether the end of a JPEG is missing. Some browsers fill the missing part with grey and say nothing.
- * What follows the end marker is free: phones append the film of a motion photo there.
+ * Whether the end of a JPEG, PNG or WebP is missing. Some browsers fill the missing part with grey or nothing and are
+ * silent about it. What follows the end is free: phones append the film of a motion photo there.
  * @param {Uint8Array} file
- * @returns {boolean} false also for what is no JPEG
+ * @returns {boolean} false also for other files
  */
 export function isCutOff(file) {
+  if (isPng(file)) return !pngChunks(file).some(({ type, end }) => type === "IEND" && end <= file.length);
+  if (isWebp(file)) return 8 + viewOf(file).getUint32(4, true) > file.length;
   if (!isJpeg(file)) return false;
-  const header = headerSegments(file);
+  const header = jpegHeader(file);
   let i = header.length > 0 ? header[header.length - 1].end : 2; // a thumbnail in the header has an end marker too
   for (; i + 1 < file.length; i++) {
     if (file[i] === 0xff && file[i + 1] === 0xd9) return false;
@@ -181,31 +191,79 @@ export function isCutOff(file) {
 }
 
 /**
+ * A JPEG, PNG or WebP without its colour profile, so that the values that are stored are the values that are read. To
+ * ask for that with `colorSpaceConversion` is not enough: WebKit converts all the same, and every iPhone's photo has a
+ * profile (Display P3).
+ * @param {Uint8Array} file
+ * @returns {Uint8Array} other files as they are
+ */
+export function withoutColourProfile(file) {
+  if (isJpeg(file)) {
+    return withoutParts(file, jpegHeader(file), ({ marker, start }) => {
+      return marker === 0xe2 && ascii(file, start + 4, 11) === "ICC_PROFILE";
+    });
+  }
+  if (isPng(file)) return withoutParts(file, pngChunks(file), ({ type }) => COLOUR_CHUNKS.includes(type));
+  if (!isWebp(file)) return file;
+  const output = withoutParts(file, webpChunks(file), ({ type }) => type === "ICCP").slice();
+  viewOf(output).setUint32(4, viewOf(file).getUint32(4, true) - (file.length - output.length), true);
+  if (ascii(output, 12, 4) === "VP8X") output[20] &= ~0x20; // "has a profile"
+  return output;
+}
+
+/**
  * A JPEG without EXIF, colour profile and comments, which browsers add of their own accord. The pixels stay.
  * @param {Uint8Array} file
  * @returns {Uint8Array}
  */
 export function withoutMetadata(file) {
-  const isMetadata = (marker) => (marker >= 0xe1 && marker <= 0xef) || marker === 0xfe;
-  const header = headerSegments(file);
-  const parts = header.filter(({ marker }) => !isMetadata(marker)).map(({ start, end }) => file.subarray(start, end));
-  parts.unshift(file.subarray(0, 2));
-  parts.push(file.subarray(header.length > 0 ? header[header.length - 1].end : 2));
-  const output = new Uint8Array(parts.reduce((length, part) => length + part.length, 0));
-  let position = 0;
-  for (const part of parts) {
-    output.set(part, position);
-    position += part.length;
+  return withoutParts(file, jpegHeader(file), ({ marker }) => (marker >= 0xe1 && marker <= 0xef) || marker === 0xfe);
+}
+
+/**
+ * @param {Uint8Array} file
+ * @param {{start: number, end: number}[]} parts in the order of the file
+ * @param {(part: any) => boolean} goes whether a part is left out
+ * @returns {Uint8Array}
+ */
+function withoutParts(file, parts, goes) {
+  const output = new Uint8Array(file.length);
+  let read = 0;
+  let written = 0;
+  const keepUpTo = (position) => {
+    output.set(file.subarray(read, position), written);
+    written += Math.max(0, Math.min(position, file.length) - read);
+  };
+  for (const part of parts.filter(goes)) {
+    keepUpTo(part.start);
+    read = Math.min(part.end, file.length);
   }
-  return output;
+  keepUpTo(file.length);
+  return output.subarray(0, written);
 }
 
 function isJpeg(file) {
   return file[0] === 0xff && file[1] === 0xd8;
 }
 
+function isPng(file) {
+  return ascii(file, 0, 8) === "\x89PNG\r\n\x1a\n";
+}
+
+function isWebp(file) {
+  return file.length >= 16 && ascii(file, 0, 4) === "RIFF" && ascii(file, 8, 4) === "WEBP";
+}
+
+function ascii(file, start, length) {
+  return String.fromCharCode(...file.subarray(start, start + length));
+}
+
+function viewOf(file) {
+  return new DataView(file.buffer, file.byteOffset, file.byteLength);
+}
+
 /** The segments of a JPEG before its pixels (before the start of scan, 0xda). */
-function headerSegments(file) {
+function jpegHeader(file) {
   const segments = [];
   let start = 2;
   while (start + 3 < file.length && file[start] === 0xff && file[start + 1] !== 0xda) {
@@ -217,6 +275,27 @@ function headerSegments(file) {
   return segments;
 }
 
+/** The chunks of a PNG; the last one of a file that is cut off reaches beyond its end. */
+function pngChunks(file) {
+  const view = viewOf(file);
+  const chunks = [];
+  for (let start = 8; start + 8 <= file.length; start = chunks[chunks.length - 1].end) {
+    chunks.push({ type: ascii(file, start + 4, 4), start, end: start + 12 + view.getUint32(start) });
+  }
+  return chunks;
+}
+
+/** The chunks of a WebP. */
+function webpChunks(file) {
+  const view = viewOf(file);
+  const chunks = [];
+  for (let start = 12; start + 8 <= file.length; start = chunks[chunks.length - 1].end) {
+    const length = view.getUint32(start + 4, true);
+    chunks.push({ type: ascii(file, start, 4), start, end: start + 8 + length + (length % 2) });
+  }
+  return chunks;
+}
+
 /** @param {Blob} photo @returns {Promise<ImageBitmap>} upright, without colour conversion */
 async function decode(photo) {
   if (typeof createImageBitmap !== "function") {
@@ -224,10 +303,12 @@ async function decode(photo) {
   }
   if (photo.size === 0) throw new PhotoError("empty", "The file is empty. Choose another one or take the photo again.");
   try {
-    if (isCutOff(new Uint8Array(await photo.arrayBuffer()))) {
+    const file = new Uint8Array(await photo.arrayBuffer());
+    if (isCutOff(file)) {
       throw new PhotoError("truncated", "The picture is cut off: its end is missing. Copy it again or take it again.");
     }
-    return await createImageBitmap(photo, {
+    if (ascii(file, 4, 4) === "ftyp") throw new Error("HEIC or AVIF"); // WebKit opens them, and converts their colours
+    return await createImageBitmap(new Blob([withoutColourProfile(file)], { type: photo.type }), {
       imageOrientation: "from-image",
       premultiplyAlpha: "none",
       colorSpaceConversion: "none",
@@ -238,6 +319,27 @@ async function decode(photo) {
       "undecodable",
       "The file cannot be decoded as a picture (JPEG, PNG and WebP can), or it is too large for this device.",
       cause,
+    );
+  }
+}
+
+/**
+ * Some browsers disturb what is read from a canvas, against tracking: by a level here and there, which does no harm, or
+ * so that nothing of the photo is left (Firefox with `privacy.resistFingerprinting`).
+ * @throws {PhotoError}
+ */
+function refuseDisturbedPixels() {
+  const side = 16;
+  const pixels = Uint8ClampedArray.from({ length: side * side * 4 }, (_, i) => (i % 4 === 3 ? 255 : (i * 37) % 256));
+  const context = newCanvas(side, side).getContext("2d", { willReadFrequently: true, colorSpace: "srgb" });
+  if (context === null) return; // pixelReader says so
+  context.putImageData(new ImageData(pixels, side, side), 0, 0);
+  const read = context.getImageData(0, 0, side, side).data;
+  if (read.some((value, i) => Math.abs(value - pixels[i]) > SAME_LEVELS)) {
+    throw new PhotoError(
+      "disturbed_pixels",
+      "This browser changes the pixels of pictures, against tracking. Allow this page to read the canvas, or use " +
+        "another browser.",
     );
   }
 }
@@ -269,23 +371,18 @@ function isOpaque(rgba) {
   return true;
 }
 
-async function readThroughWebGL(bitmap, left, top, width, height) {
+function readThroughWebGL(bitmap, left, top, width, height) {
   const gl = newCanvas(1, 1).getContext("webgl");
-  if (gl === null || Math.max(width, height) > gl.getParameter(gl.MAX_TEXTURE_SIZE)) {
+  if (gl === null || Math.max(bitmap.width, bitmap.height) > gl.getParameter(gl.MAX_TEXTURE_SIZE)) {
     throw new PhotoError("unsupported_browser", "This browser cannot read this transparent picture. Save it as JPEG.");
   }
-  const part = await createImageBitmap(bitmap, left, top, width, height, {
-    premultiplyAlpha: "none",
-    colorSpaceConversion: "none",
-  });
   const texture = gl.createTexture();
   gl.bindTexture(gl.TEXTURE_2D, texture);
-  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, part);
-  part.close();
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
   gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
   gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
   const rgba = new Uint8Array(width * height * 4);
-  gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, rgba);
+  gl.readPixels(left, top, width, height, gl.RGBA, gl.UNSIGNED_BYTE, rgba);
   const failed = gl.getError() !== gl.NO_ERROR;
   gl.getExtension("WEBGL_lose_context")?.loseContext(); // browsers allow a handful of contexts only
   if (failed) {

@@ -1,18 +1,22 @@
-"""Runs the browser client in headless Chromium over the golden vectors and brings back what it made.
+"""Runs the browser client over the golden vectors, in each browser that is here, and brings back what it made.
 
-    python tests/clients/browser.py        prints the drift between the browser and the vectors
+    python tests/clients/browser.py        prints the drift between the browsers and the vectors
 
-The page (``browser.html``) fetches photos from a server on 127.0.0.1 and posts its results back to it.
+WebKit, the engine of Safari, is that of WebKitGTK's MiniBrowser (Debian: webkit2gtk-driver, xvfb and xauth). The page (``browser.html``) fetches photos from a server on 127.0.0.1 and posts its results back to it.
 """
 
 from __future__ import annotations
 
+import glob
 import http.server
 import json
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +27,7 @@ import numpy as np
 from pillsnap.clients.phone import FOLDER
 from pillsnap.core.images import decode_rgb
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = (
+CHROMIUM_FLAGS = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -35,6 +38,7 @@ FLAGS = (
     "--disable-sync",
     "--disable-dev-shm-usage",
 )
+MINI_BROWSERS = "/usr/lib/*/webkit2gtk-4.*/MiniBrowser"
 TYPES = {".js": "text/javascript", ".json": "application/json", ".html": "text/html; charset=utf-8"}
 TIMEOUT_S = 180
 
@@ -66,16 +70,42 @@ class Results:
         return self.posted[f"{name}/{kind}"]
 
 
-def find_browser() -> str | None:
-    return next((path for name in NAMES if (path := shutil.which(name))), None)
+@dataclass(frozen=True)
+class Program:
+    """A browser: its command, from the folder of a new profile and an address."""
+
+    name: str
+    command: Callable[[str, str], list[str]]
+
+
+def find_browsers() -> dict[str, Program]:
+    """The browsers of this machine: chromium, firefox, webkit."""
+
+    def first(*names: str) -> str | None:
+        return next((path for name in names if (path := shutil.which(name))), None)
+
+    found = {}
+    if chromium := first("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
+        found["chromium"] = lambda profile, url: [chromium, *CHROMIUM_FLAGS, f"--user-data-dir={profile}", url]
+    if firefox := first("firefox-esr", "firefox"):
+        found["firefox"] = lambda profile, url: [firefox, "--headless", "--no-remote", "--profile", profile, url]
+    mini, screen = next(iter(sorted(glob.glob(MINI_BROWSERS))), None), first("xvfb-run")
+    if mini and screen and first("xauth"):
+        found["webkit"] = lambda profile, url: [screen, "-a", mini, "--private", url]
+    return {name: Program(name, command) for name, command in found.items()}
 
 
 def vectors() -> list[dict[str, Any]]:
     return json.loads((FOLDER / "golden" / "vectors.json").read_text(encoding="utf-8"))["vectors"]
 
 
-def run_in_browser(browser: str, made: dict[str, tuple[bytes, int]]) -> Results:
-    """``made``: further photos by name, each with its target size."""
+def run_in_browser(browser: Program, made: dict[str, tuple[bytes, int]], preferences: str = "") -> Results:
+    """What ``browser`` makes of the vectors.
+
+    Args:
+        made: further photos by name, each with its target size.
+        preferences: Firefox's ``user.js``.
+    """
     results = Results()
     jobs = [
         {"name": v["name"], "url": f"/golden/{v['input']}", "target_size": v["client"]["target_size"]}
@@ -116,29 +146,29 @@ def run_in_browser(browser: str, made: dict[str, tuple[bytes, int]]) -> Results:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        _visit(browser, f"http://127.0.0.1:{server.server_port}/page.html", results)
+        _visit(browser, f"http://127.0.0.1:{server.server_port}/page.html", results, preferences)
     finally:
         server.shutdown()
         server.server_close()
     return results
 
 
-def _visit(browser: str, url: str, results: Results) -> None:
+def _visit(browser: Program, url: str, results: Results, preferences: str) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [browser, *FLAGS, f"--user-data-dir={profile}", url], stdout=subprocess.DEVNULL, stderr=log
-        )
+        Path(profile, "user.js").write_text(preferences, encoding="utf-8")
+        command = browser.command(profile, url)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
         try:
             if not results.done.wait(TIMEOUT_S):
                 log.seek(0)
                 said = log.read().decode(errors="replace")[-2000:]
-                raise AssertionError(f"{browser} did not finish in {TIMEOUT_S} s; it said:\n{said}")
+                raise AssertionError(f"{browser.name} did not finish in {TIMEOUT_S} s; it said:\n{said}")
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)  # xvfb-run has children
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait(20)
 
 
@@ -148,16 +178,21 @@ def difference(one: np.ndarray, other: np.ndarray) -> tuple[int, float]:
     return int(levels.max()), float(levels.mean())
 
 
-if __name__ == "__main__":
-    found = find_browser()
-    if found is None:
-        raise SystemExit(f"none of {', '.join(NAMES)} is installed")
-    made = run_in_browser(found, {})
-    print(f"{'vector':16} {'size':>4}  before JPEG max  mean   decoded JPEG max  mean")
+def print_drift(browser: Program) -> None:
+    made = run_in_browser(browser, {})
+    print(f"{browser.name:16} {'size':>4}  before JPEG max  mean   decoded JPEG max  mean")
     for vector in vectors():
         name, golden = vector["name"], FOLDER / "golden"
+        if f"{name}/error" in made.posted:
+            print(f"{name:16}       {made.error(name)['message']}")
+            continue
         square = cv2.imread(str(golden / vector["client"]["square"]))[..., ::-1]
         sent = (golden / vector["client"]["jpeg"]).read_bytes()
         before = difference(made.square(name)[..., :3], square)
         after = difference(decode_rgb(made.jpeg(name)), decode_rgb(sent))
         print(f"{name:16} {square.shape[0]:4}  {before[0]:15} {before[1]:5.3f}  {after[0]:17} {after[1]:5.3f}")
+
+
+if __name__ == "__main__":
+    for program in find_browsers().values():
+        print_drift(program)

@@ -7,6 +7,7 @@ import runpy
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -23,13 +24,15 @@ def browser_tools() -> SimpleNamespace:
     return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("browser.py"))))
 
 
-@pytest.fixture(scope="session")
-def browser(browser_tools: SimpleNamespace) -> str:
-    """The path of a Chromium."""
-    found = browser_tools.find_browser()
-    if found is None:
-        _missing("Chromium")
-    return found
+@pytest.fixture(scope="session", params=["chromium", "firefox", "webkit"])
+def browser(browser_tools: SimpleNamespace, request: pytest.FixtureRequest) -> Any:
+    """Each browser in turn; only Chromium has to be there."""
+    found = browser_tools.find_browsers()
+    if request.param not in found:
+        if request.param == "chromium":
+            _missing("Chromium")
+        pytest.skip(f"{request.param} is not installed")
+    return found[request.param]
 
 
 @pytest.fixture(scope="session")

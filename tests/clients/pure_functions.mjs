@@ -26,6 +26,7 @@ const run = {
   resize: ({ rgba, side, size }) => text(client.resizeLinear(bytes(rgba), side, size)),
   bands: ({ rgba, side, size, rows }) => text(resizeInBands(bytes(rgba), side, size, rows)),
   cut: ({ file }) => client.isCutOff(bytes(file)),
+  profile: ({ file }) => text(client.withoutColourProfile(bytes(file))),
   strip: ({ file }) => text(client.withoutMetadata(bytes(file))),
   refuse: ({ rgba, side, size }) => {
     try {

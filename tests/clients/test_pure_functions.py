@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import runpy
+import struct
 import subprocess
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageCms
 
 from pillsnap.clients.phone import FOLDER
 from pillsnap.core.client_contract import ClientContract, check_client_config
@@ -90,6 +94,43 @@ def test_a_cut_jpeg_is_seen_also_with_a_thumbnail_in_its_header(ask):
     cut = [jpeg[:-2], jpeg[:300], jpeg[:3], with_thumbnail[:-2]]
     answers = ask(*({"do": "cut", "file": text(file)} for file in files + cut))
     assert answers == [False] * len(files) + [True] * len(cut)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_a_cut_png_or_webp_is_seen(ask, suffix):
+    file = cv2.imencode(suffix, noise(64))[1].tobytes()
+    files = [file, file + b"film"]
+    cut = [file[:-1], file[: len(file) // 2], file[:17]]
+    answers = ask(*({"do": "cut", "file": text(file)} for file in files + cut))
+    assert answers == [False] * len(files) + [True] * len(cut)
+
+
+def pillow(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_the_colour_profile_is_taken_out_and_nothing_else(ask, kind):
+    image = Image.fromarray(noise(64)[..., :3])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the orientation: it has to stay
+    options = {"lossless": True} if kind == "WEBP" else {}
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    marked = pillow(image, kind, icc_profile=profile, exif=exif, **options)
+    assert Image.open(io.BytesIO(marked)).info["icc_profile"]
+    plain = pillow(image, kind, exif=exif, **options)
+    answers = [base64.b64decode(answer) for answer in ask(*({"do": "profile", "file": text(f)} for f in (marked, plain)))]
+    assert answers == [plain, plain]
+
+
+def test_the_colours_that_a_png_tells_are_taken_out(ask):
+    png = cv2.imencode(".png", noise(8))[1].tobytes()
+    gamma = struct.pack(">I4sI", 4, b"gAMA", 45455)
+    marked = png[:33] + gamma + struct.pack(">I", zlib.crc32(gamma[4:])) + png[33:]
+    answers = ask({"do": "profile", "file": text(marked)}, {"do": "profile", "file": text(b"GIF89a of no interest")})
+    assert [base64.b64decode(answer) for answer in answers] == [png, b"GIF89a of no interest"]
 
 
 def test_metadata_is_taken_out_and_the_pixels_stay(ask):

@@ -133,6 +133,8 @@ export const TEXTS = Object.freeze({
     "problem.too_many_pixels.next": "카메라 해상도를 낮추거나 더 작은 사진을 선택하세요.",
     "problem.unsupported_browser": "이 브라우저에서는 사진을 준비할 수 없습니다",
     "problem.unsupported_browser.next": "최신 Chrome, Edge, Safari 또는 Firefox를 사용하세요.",
+    "problem.disturbed_pixels": "이 브라우저가 추적 방지를 위해 사진의 화소를 바꿉니다",
+    "problem.disturbed_pixels.next": "이 페이지에 캔버스 사용을 허용하거나 다른 브라우저를 사용하세요.",
     "problem.encoding_failed": "이 브라우저가 사진을 JPEG로 저장하지 못했습니다",
     "problem.encoding_failed.next": "다른 브라우저를 사용하세요.",
 
@@ -270,6 +272,8 @@ export const TEXTS = Object.freeze({
     "problem.too_many_pixels.next": "Lower the camera's resolution or choose a smaller photo.",
     "problem.unsupported_browser": "This browser cannot prepare the photo",
     "problem.unsupported_browser.next": "Use a current Chrome, Edge, Safari or Firefox.",
+    "problem.disturbed_pixels": "This browser changes the pixels of photos, against tracking",
+    "problem.disturbed_pixels.next": "Allow this page to use the canvas, or use another browser.",
     "problem.encoding_failed": "This browser could not write the photo as JPEG",
     "problem.encoding_failed.next": "Use another browser.",
 

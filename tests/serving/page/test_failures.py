@@ -53,6 +53,25 @@ def test_a_file_that_is_no_photo_is_named_where_it_was_given(visit: Any, site: A
     assert site.received == []
 
 
+def test_a_browser_that_disturbs_pixels_is_named(visit: Any, site: Any) -> None:
+    page = visit()
+    page.evaluate(
+        """() => {
+          const read = OffscreenCanvasRenderingContext2D.prototype.getImageData;
+          OffscreenCanvasRenderingContext2D.prototype.getImageData = function (...area) {
+            const image = read.apply(this, area);
+            return new ImageData(image.data.map((_, i) => (i * 7) % 256), image.width, image.height);
+          };
+        }"""
+    )
+    give(page)
+    problem = page.locator("[data-side=front] [data-part=problem]")
+    expect(problem).to_contain_text("This browser changes the pixels of photos")
+    page.get_by_role("button", name="한국어").click()
+    expect(problem).to_contain_text("화소를 바꿉니다")
+    assert site.received == []
+
+
 def test_asking_without_a_photo_leads_to_the_photo(visit: Any, site: Any) -> None:
     page = visit()
     page.locator("#identify").click()

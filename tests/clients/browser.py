@@ -2,7 +2,8 @@
 
     python tests/clients/browser.py        prints the drift between the browsers and the vectors
 
-WebKit, the engine of Safari, is that of WebKitGTK's MiniBrowser (Debian: webkit2gtk-driver, xvfb and xauth). The page (``browser.html``) fetches photos from a server on 127.0.0.1 and posts its results back to it.
+WebKit, the engine of Safari, is that of WebKitGTK's MiniBrowser (Debian: webkit2gtk-driver, xvfb and xauth). The page
+(``browser.html``) fetches photos from a server on 127.0.0.1 and posts its results back to it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The browser client in Chromium, Firefox and WebKit: every golden vector, large photos, and files that are no photos."""
+"""The browser client in Chromium, Firefox and WebKit: every vector, large photos, and files that are no photos."""
 
 from __future__ import annotations
 

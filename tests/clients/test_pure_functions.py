@@ -121,8 +121,8 @@ def test_the_colour_profile_is_taken_out_and_nothing_else(ask, kind):
     marked = pillow(image, kind, icc_profile=profile, exif=exif, **options)
     assert Image.open(io.BytesIO(marked)).info["icc_profile"]
     plain = pillow(image, kind, exif=exif, **options)
-    answers = [base64.b64decode(answer) for answer in ask(*({"do": "profile", "file": text(f)} for f in (marked, plain)))]
-    assert answers == [plain, plain]
+    answers = ask(*({"do": "profile", "file": text(file)} for file in (marked, plain)))
+    assert [base64.b64decode(answer) for answer in answers] == [plain, plain]
 
 
 def test_the_colours_that_a_png_tells_are_taken_out(ask):

@@ -27,6 +27,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from pillsnap.core.bundle import INPUT_NAME, MOST_OVER_MEDIAN, OUTPUT_NAMES
 from pillsnap.core.errors import BundleError
+from pillsnap.exporting.hard_swish import join_hard_swish
 
 CALIBRATIONS = {
     "image-median": CalibrationMethod.MinMax,
@@ -74,6 +75,7 @@ def prepared_graph(model: onnx.ModelProto) -> onnx.ModelProto:
             prepared = onnx.load(folder / "out.onnx")
         except Exception as error:  # the quantiser's errors have no common base
             raise BundleError(f"the graph cannot be prepared for 8 bits ({type(error).__name__}: {error})") from error
+    join_hard_swish(prepared)
     _name_nodes(prepared)
     return prepared
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import onnxruntime as ort
+import openvino as ov
 import pyarrow as pa
 import pytest
 import torch
@@ -29,6 +30,8 @@ from pillsnap.exporting.split_images import prepared_batches
 from pillsnap.exporting.temperature import fit_temperature
 from pillsnap.inference.session import PillSession
 from pillsnap.tracking.models import load_bundle
+from pillsnap.training.backbone import create_net
+from pillsnap.training.checkpoint import Checkpoint
 from pillsnap.training.eight_bits import EightBits
 
 
@@ -233,6 +236,23 @@ def test_for_openvino_what_a_layer_gives_stays_in_float(house: SimpleNamespace, 
 
     assert 0 < pairs(variant.bundle) < pairs(int8.bundle)
     assert PillSession.load(variant.bundle).engine.name == "openvino"
+
+
+def test_openvino_computes_hard_swish_within_the_layers(
+    house: SimpleNamespace, squares: SimpleNamespace, tmp_path: Path
+) -> None:
+    config = squares.tiny_config({"model.backbone": "lcnet_035", "model.kwargs": {}})
+    catalog = house.manifest.catalog
+    net = create_net(config.model, config.preprocessing, len(catalog.drugs))
+    checkpoint = Checkpoint(config, catalog.kcodes, house.manifest.hash, 1, {}, net.state_dict())
+    bundle = export_bundle(checkpoint, house.manifest, tmp_path / "float.onnx").bundle
+    recipe = Recipe(engine="openvino", images=60, search=False)
+    variant = make_variant(bundle, house.manifest, tmp_path / "int8.onnx", recipe)
+    core = ov.Core()
+    compiled = core.compile_model(core.read_model(variant.bundle), "CPU")
+    layers = Counter(op.get_rt_info()["layerType"].astype(str) for op in compiled.get_runtime_model().get_ops())
+    assert layers["Convolution"] + layers["GroupConvolution"] > 20
+    assert layers["Math"] == 2, "hard sigmoid of its own: in the two gates alone"
 
 
 # --- what is refused

@@ -5,10 +5,12 @@
  *   const jpeg = await preparePhoto(fileInput.files[0]);   // a Blob of 512 × 512 pixels
  *
  * It carries out contract.json (beside this file), and the golden vectors hold it to that. The resize is written out
- * here because the scaling of a canvas differs between browsers. An ES module without dependencies; the pure functions
- * (centreCrop, linearTaps, resizeLinear, resizeRows, isCutOff, withoutColourProfile, withoutMetadata) also run in
- * Node.js.
+ * here because the scaling of a canvas differs between browsers, and so is turning upright. An ES module without
+ * dependencies but photo_file.js beside it; the pure functions (centreCrop, storedCrop, linearTaps, resizeLinear,
+ * resizeRows, turnUpright) also run in Node.js.
  */
+
+import { formatOf, isCutOff, isDamaged, orientationOf, withPictureAlone, withoutMetadata } from "./photo_file.js";
 
 /** What this client does, in the form that the server compares with its own contract. */
 export const CONTRACT = Object.freeze({
@@ -34,14 +36,11 @@ const BAND_PIXELS = 4 * 1024 * 1024;
 
 /** What decoders differ by among each other, in levels of 0..255; a browser that changes pixels by more is refused. */
 const SAME_LEVELS = 4;
-
-/** The chunks of a PNG that tell how its values are to be changed before they are shown. */
-const COLOUR_CHUNKS = ["iCCP", "sRGB", "gAMA", "cHRM", "cICP"];
-
 /** A photo that cannot be prepared. `code` is for programs, `message` for people. */
 export class PhotoError extends Error {
   /**
-   * @param {"empty"|"truncated"|"undecodable"|"unsupported_browser"|"disturbed_pixels"|"encoding_failed"} code
+   * @param {"empty"|"unsupported_format"|"truncated"|"undecodable"|"unsupported_browser"|"disturbed_pixels"
+   *   |"encoding_failed"} code
    * @param {string} message
    * @param {unknown} [cause]
    */
@@ -61,6 +60,49 @@ export class PhotoError extends Error {
 export function centreCrop(width, height) {
   const side = Math.min(width, height);
   return { left: Math.floor((width - side) / 2), top: Math.floor((height - side) / 2), side };
+}
+
+/**
+ * Where the centred square of the upright picture lies in the picture as it is stored.
+ * @param {number} width as stored
+ * @param {number} height as stored
+ * @param {number} orientation of EXIF, 1 to 8
+ * @returns {{left: number, top: number, side: number}}
+ */
+export function storedCrop(width, height, orientation) {
+  const { left, top, side } = orientation < 5 ? centreCrop(width, height) : transposed(centreCrop(height, width));
+  const { flipX, flipY } = flips(orientation);
+  return { left: flipX ? width - side - left : left, top: flipY ? height - side - top : top, side };
+}
+
+function transposed({ left, top, side }) {
+  return { left: top, top: left, side };
+}
+
+/** How the stored picture is read to be upright: mirrored along its own axes, and transposed from 5 on. */
+function flips(orientation) {
+  return { flipX: [2, 3, 7, 8].includes(orientation), flipY: [3, 4, 6, 7].includes(orientation) };
+}
+
+/**
+ * @param {Uint8ClampedArray} rgba size × size pixels as stored
+ * @param {number} size
+ * @param {number} orientation of EXIF, 1 to 8
+ * @returns {Uint8ClampedArray} upright
+ */
+export function turnUpright(rgba, size, orientation) {
+  if (orientation === 1) return rgba;
+  const { flipX, flipY } = flips(orientation);
+  const stored = new Uint32Array(rgba.buffer, rgba.byteOffset, size * size);
+  const output = new Uint8ClampedArray(rgba.length);
+  const pixels = new Uint32Array(output.buffer);
+  for (let y = 0; y < size; y++) {
+    for (let x = 0; x < size; x++) {
+      const [across, down] = orientation < 5 ? [x, y] : [y, x];
+      pixels[y * size + x] = stored[(flipY ? size - 1 - down : down) * size + (flipX ? size - 1 - across : across)];
+    }
+  }
+  return output;
 }
 
 /**
@@ -153,174 +195,61 @@ export async function preparePhoto(photo, contract = CONTRACT) {
  */
 export async function prepareSquare(photo, size = CONTRACT.target_size) {
   refuseDisturbedPixels();
-  const bitmap = await decode(photo);
+  const { bitmap, format, orientation } = await decode(photo);
+  const reader = pixelReader(bitmap, format);
   try {
-    const { left, top, side } = centreCrop(bitmap.width, bitmap.height);
+    const { left, top, side } = storedCrop(bitmap.width, bitmap.height, orientation);
     const taps = linearTaps(side, size);
     const output = new Uint8ClampedArray(size * size * 4);
     const rowsAtOnce = Math.max(1, Math.floor((BAND_PIXELS / side) * (size / side)) - 1);
-    const read = pixelReader(bitmap);
     for (let from = 0; from < size; from += rowsAtOnce) {
       const to = Math.min(from + rowsAtOnce, size);
       const first = taps.low[from];
-      const band = await read(left, top + first, side, taps.high[to - 1] - first + 1);
+      const band = reader.read(left, top + first, side, taps.high[to - 1] - first + 1);
       resizeRows(band, first, taps, side, from, to, output);
     }
-    return output;
+    return turnUpright(output, size, orientation);
   } finally {
+    reader.close();
     bitmap.close();
   }
 }
 
-/**
- * Whether the end of a JPEG, PNG or WebP is missing. Some browsers fill the missing part with grey or nothing and are
- * silent about it. What follows the end is free: phones append the film of a motion photo there.
- * @param {Uint8Array} file
- * @returns {boolean} false also for other files
- */
-export function isCutOff(file) {
-  if (isPng(file)) return !pngChunks(file).some(({ type, end }) => type === "IEND" && end <= file.length);
-  if (isWebp(file)) return 8 + viewOf(file).getUint32(4, true) > file.length;
-  if (!isJpeg(file)) return false;
-  const header = jpegHeader(file);
-  let i = header.length > 0 ? header[header.length - 1].end : 2; // a thumbnail in the header has an end marker too
-  for (; i + 1 < file.length; i++) {
-    if (file[i] === 0xff && file[i + 1] === 0xd9) return false;
-  }
-  return true;
-}
-
-/**
- * A JPEG, PNG or WebP without its colour profile, so that the values that are stored are the values that are read. To
- * ask for that with `colorSpaceConversion` is not enough: WebKit converts all the same, and every iPhone's photo has a
- * profile (Display P3).
- * @param {Uint8Array} file
- * @returns {Uint8Array} other files as they are
- */
-export function withoutColourProfile(file) {
-  if (isJpeg(file)) {
-    return withoutParts(file, jpegHeader(file), ({ marker, start }) => {
-      return marker === 0xe2 && ascii(file, start + 4, 11) === "ICC_PROFILE";
-    });
-  }
-  if (isPng(file)) return withoutParts(file, pngChunks(file), ({ type }) => COLOUR_CHUNKS.includes(type));
-  if (!isWebp(file)) return file;
-  const output = withoutParts(file, webpChunks(file), ({ type }) => type === "ICCP").slice();
-  viewOf(output).setUint32(4, viewOf(file).getUint32(4, true) - (file.length - output.length), true);
-  if (ascii(output, 12, 4) === "VP8X") output[20] &= ~0x20; // "has a profile"
-  return output;
-}
-
-/**
- * A JPEG without EXIF, colour profile and comments, which browsers add of their own accord. The pixels stay.
- * @param {Uint8Array} file
- * @returns {Uint8Array}
- */
-export function withoutMetadata(file) {
-  return withoutParts(file, jpegHeader(file), ({ marker }) => (marker >= 0xe1 && marker <= 0xef) || marker === 0xfe);
-}
-
-/**
- * @param {Uint8Array} file
- * @param {{start: number, end: number}[]} parts in the order of the file
- * @param {(part: any) => boolean} goes whether a part is left out
- * @returns {Uint8Array}
- */
-function withoutParts(file, parts, goes) {
-  const output = new Uint8Array(file.length);
-  let read = 0;
-  let written = 0;
-  const keepUpTo = (position) => {
-    output.set(file.subarray(read, position), written);
-    written += Math.max(0, Math.min(position, file.length) - read);
-  };
-  for (const part of parts.filter(goes)) {
-    keepUpTo(part.start);
-    read = Math.min(part.end, file.length);
-  }
-  keepUpTo(file.length);
-  return output.subarray(0, written);
-}
-
-function isJpeg(file) {
-  return file[0] === 0xff && file[1] === 0xd8;
-}
-
-function isPng(file) {
-  return ascii(file, 0, 8) === "\x89PNG\r\n\x1a\n";
-}
-
-function isWebp(file) {
-  return file.length >= 16 && ascii(file, 0, 4) === "RIFF" && ascii(file, 8, 4) === "WEBP";
-}
-
-function ascii(file, start, length) {
-  return String.fromCharCode(...file.subarray(start, start + length));
-}
-
-function viewOf(file) {
-  return new DataView(file.buffer, file.byteOffset, file.byteLength);
-}
-
-/** The segments of a JPEG before its pixels (before the start of scan, 0xda). */
-function jpegHeader(file) {
-  const segments = [];
-  let start = 2;
-  while (start + 3 < file.length && file[start] === 0xff && file[start + 1] !== 0xda) {
-    const marker = file[start + 1];
-    const end = marker === 0xff ? start + 1 : start + 2 + file[start + 2] * 256 + file[start + 3]; // 0xff fills up
-    segments.push({ marker, start, end });
-    start = end;
-  }
-  return segments;
-}
-
-/** The chunks of a PNG; the last one of a file that is cut off reaches beyond its end. */
-function pngChunks(file) {
-  const view = viewOf(file);
-  const chunks = [];
-  for (let start = 8; start + 8 <= file.length; start = chunks[chunks.length - 1].end) {
-    chunks.push({ type: ascii(file, start + 4, 4), start, end: start + 12 + view.getUint32(start) });
-  }
-  return chunks;
-}
-
-/** The chunks of a WebP. */
-function webpChunks(file) {
-  const view = viewOf(file);
-  const chunks = [];
-  for (let start = 12; start + 8 <= file.length; start = chunks[chunks.length - 1].end) {
-    const length = view.getUint32(start + 4, true);
-    chunks.push({ type: ascii(file, start, 4), start, end: start + 8 + length + (length % 2) });
-  }
-  return chunks;
-}
-
-/** @param {Blob} photo @returns {Promise<ImageBitmap>} upright, without colour conversion */
+/** @param {Blob} photo @returns {Promise<{bitmap: ImageBitmap, format: string, orientation: number}>} as stored */
 async function decode(photo) {
   if (typeof createImageBitmap !== "function") {
     throw new PhotoError("unsupported_browser", "This browser cannot decode pictures (createImageBitmap is missing).");
   }
-  if (photo.size === 0) throw new PhotoError("empty", "The file is empty. Choose another one or take the photo again.");
-  try {
-    const file = new Uint8Array(await photo.arrayBuffer());
-    if (isCutOff(file)) {
-      throw new PhotoError("truncated", "The picture is cut off: its end is missing. Copy it again or take it again.");
-    }
-    if (ascii(file, 4, 4) === "ftyp") throw new Error("HEIC or AVIF"); // WebKit opens them, and converts their colours
-    return await createImageBitmap(new Blob([withoutColourProfile(file)], { type: photo.type }), {
-      imageOrientation: "from-image",
-      premultiplyAlpha: "none",
-      colorSpaceConversion: "none",
-    });
-  } catch (cause) {
-    if (cause instanceof PhotoError) throw cause;
-    throw new PhotoError(
-      "undecodable",
-      "The file cannot be decoded as a picture (JPEG, PNG and WebP can), or it is too large for this device.",
-      cause,
-    );
+  const file = await bytesOf(photo);
+  const format = formatOf(file);
+  if (file.length === 0) throw new PhotoError("empty", "The file is empty. Choose another one or take the photo again.");
+  if (format === null) {
+    throw new PhotoError("unsupported_format", "The file is no JPEG, PNG or WebP. Save the photo as JPEG.");
   }
+  if (isCutOff(file)) {
+    throw new PhotoError("truncated", "The picture is cut off: its end is missing. Copy it again or take it again.");
+  }
+  if (isDamaged(file)) throw undecodable(new Error("a checksum is wrong"));
+  const orientation = orientationOf(file);
+  const options = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
+  try {
+    const bitmap = await createImageBitmap(new Blob([withPictureAlone(file)], { type: `image/${format}` }), options);
+    return { bitmap, format, orientation };
+  } catch (cause) {
+    throw undecodable(cause);
+  }
+}
+
+async function bytesOf(photo) {
+  try {
+    return new Uint8Array(await photo.arrayBuffer());
+  } catch (cause) {
+    throw undecodable(cause); // gone from the disk, or not allowed
+  }
+}
+
+function undecodable(cause) {
+  return new PhotoError("undecodable", "The picture is damaged, or too large for this device. Take it again.", cause);
 }
 
 /**
@@ -345,14 +274,18 @@ function refuseDisturbedPixels() {
 }
 
 /**
- * A function that reads a rectangle of a picture as RGBA. A 2D canvas loses the colour of transparent pixels, so a
- * picture that has some is read through WebGL, which keeps them.
+ * Reads rectangles of a picture as RGBA. A 2D canvas loses the colour of transparent pixels, so a picture that has some
+ * is read through WebGL, which keeps them.
  * @param {ImageBitmap} bitmap
- * @returns {(left: number, top: number, width: number, height: number) => Promise<Uint8ClampedArray|Uint8Array>}
+ * @param {string} format of the file
+ * @returns {{read: (left: number, top: number, width: number, height: number) => Uint8ClampedArray|Uint8Array,
+ *   close: () => void}}
  */
-function pixelReader(bitmap) {
+function pixelReader(bitmap, format) {
   let context = null;
-  return async (left, top, width, height) => {
+  let texture = null;
+  function read(left, top, width, height) {
+    if (texture !== null) return texture.read(left, top, width, height);
     if (context === null || context.canvas.width !== width || context.canvas.height !== height) {
       context = newCanvas(width, height).getContext("2d", { willReadFrequently: true, colorSpace: "srgb" });
     }
@@ -362,8 +295,12 @@ function pixelReader(bitmap) {
     context.clearRect(0, 0, width, height);
     context.drawImage(bitmap, left, top, width, height, 0, 0, width, height); // 1 : 1, so nothing is scaled here
     const rgba = context.getImageData(0, 0, width, height).data;
-    return isOpaque(rgba) ? rgba : readThroughWebGL(bitmap, left, top, width, height);
-  };
+    if (isOpaque(rgba)) return rgba;
+    if (format === "jpeg") throw undecodable(new Error("a part was not decoded"));
+    texture = textureOf(bitmap);
+    return texture.read(left, top, width, height);
+  }
+  return { read, close: () => texture?.close() };
 }
 
 function isOpaque(rgba) {
@@ -371,7 +308,8 @@ function isOpaque(rgba) {
   return true;
 }
 
-function readThroughWebGL(bitmap, left, top, width, height) {
+/** A whole picture in WebGL: a part of it is not to be cut out before, as Firefox multiplies it with its alpha then. */
+function textureOf(bitmap) {
   const gl = newCanvas(1, 1).getContext("webgl");
   if (gl === null || Math.max(bitmap.width, bitmap.height) > gl.getParameter(gl.MAX_TEXTURE_SIZE)) {
     throw new PhotoError("unsupported_browser", "This browser cannot read this transparent picture. Save it as JPEG.");
@@ -381,14 +319,13 @@ function readThroughWebGL(bitmap, left, top, width, height) {
   gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
   gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
   gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
-  const rgba = new Uint8Array(width * height * 4);
-  gl.readPixels(left, top, width, height, gl.RGBA, gl.UNSIGNED_BYTE, rgba);
-  const failed = gl.getError() !== gl.NO_ERROR;
-  gl.getExtension("WEBGL_lose_context")?.loseContext(); // browsers allow a handful of contexts only
-  if (failed) {
+  function read(left, top, width, height) {
+    const rgba = new Uint8Array(width * height * 4);
+    gl.readPixels(left, top, width, height, gl.RGBA, gl.UNSIGNED_BYTE, rgba);
+    if (gl.getError() === gl.NO_ERROR) return rgba;
     throw new PhotoError("unsupported_browser", "This browser failed to read a transparent picture. Save it as JPEG.");
   }
-  return rgba;
+  return { read, close: () => gl.getExtension("WEBGL_lose_context")?.loseContext() }; // browsers allow a handful only
 }
 
 async function encodeJpeg(rgba, size, quality) {

@@ -15,6 +15,9 @@ from onnx import helper
 def join_hard_swish(model: onnx.ModelProto) -> None:
     """Write each ``x * hard_sigmoid(x)`` as ``HardSwish(x)``, which is defined as that (ONNX operator set 14)."""
     graph = model.graph
+    known = any(entry.domain in ("", "ai.onnx") and entry.version >= 14 for entry in model.opset_import)
+    if not known or any(entry.HasField("g") for node in graph.node for entry in node.attribute):
+        return  # a branch within a node may take a hard sigmoid too
     sigmoids = {node.output[0]: node for node in graph.node if _is_of_hard_swish(node)}
     for node in graph.node:
         factor = next((name for name in node.input if name in sigmoids), None) if node.op_type == "Mul" else None

@@ -11,8 +11,11 @@ import pillsnap.clients
 from pillsnap.serving.problems import ProblemError
 
 _FOLDER = Path(__file__).parent / "page"
-_CLIENT = Path(pillsnap.clients.__file__).parent / "pillsnap_client.js"
-_FILES = {path.name: path for path in (*_FOLDER.glob("*.js"), *_FOLDER.glob("*.css"), *_FOLDER.glob("*.svg"), _CLIENT)}
+_CLIENT = Path(pillsnap.clients.__file__).parent
+_FILES = {
+    path.name: path
+    for path in (*_FOLDER.glob("*.js"), *_FOLDER.glob("*.css"), *_FOLDER.glob("*.svg"), *_CLIENT.glob("*.js"))
+}
 """By name: nothing else of the disk can be asked for."""
 router = APIRouter(include_in_schema=False)
 

@@ -8,6 +8,7 @@ WebKit, the engine of Safari, is that of WebKitGTK's MiniBrowser (Debian: webkit
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import http.server
 import json
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +90,8 @@ def find_browsers() -> dict[str, Program]:
     found = {}
     if chromium := first("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
         found["chromium"] = lambda profile, url: [chromium, *CHROMIUM_FLAGS, f"--user-data-dir={profile}", url]
-    if firefox := first("firefox-esr", "firefox"):
+    firefox = first("firefox-esr", "firefox")
+    if firefox and subprocess.run([firefox, "--version"], capture_output=True, check=False).returncode == 0:
         found["firefox"] = lambda profile, url: [firefox, "--headless", "--no-remote", "--profile", profile, url]
     mini, screen = next(iter(sorted(glob.glob(MINI_BROWSERS))), None), first("xvfb-run")
     if mini and screen and first("xauth"):
@@ -160,12 +163,15 @@ def _visit(browser: Program, url: str, results: Results, preferences: str) -> No
         command = browser.command(profile, url)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
         try:
-            if not results.done.wait(TIMEOUT_S):
-                log.seek(0)
-                said = log.read().decode(errors="replace")[-2000:]
-                raise AssertionError(f"{browser.name} did not finish in {TIMEOUT_S} s; it said:\n{said}")
+            end = time.monotonic() + TIMEOUT_S
+            while not results.done.wait(0.2):
+                if process.poll() is not None or time.monotonic() > end:
+                    log.seek(0)
+                    said = log.read().decode(errors="replace")[-2000:]
+                    raise AssertionError(f"{browser.name} ended early or not in {TIMEOUT_S} s; it said:\n{said}")
         finally:
-            os.killpg(process.pid, signal.SIGTERM)  # xvfb-run has children
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)  # xvfb-run has children
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import runpy
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+
+from pillsnap.clients.phone import FOLDER
 
 
 def _missing(what: str) -> None:
@@ -42,3 +49,28 @@ def node() -> str:
     if found is None:
         _missing("Node.js")
     return found
+
+
+@pytest.fixture(scope="session")
+def ask(node: str) -> Callable[..., list[Any]]:
+    """Answers of the client's pure functions to a list of jobs, from one start of Node.js. Bytes travel as base64."""
+
+    def travelling(value: Any) -> Any:
+        return base64.b64encode(bytes(value)).decode() if isinstance(value, (bytes, np.ndarray)) else value
+
+    def run(*jobs: dict[str, Any]) -> list[Any]:
+        told = [{key: travelling(value) for key, value in job.items()} for job in jobs]
+        script = Path(__file__).with_name("pure_functions.mjs")
+        done = subprocess.run(
+            [node, str(script), str(FOLDER)],
+            input=json.dumps(told),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        answers: list[Any] = json.loads(done.stdout)
+        return answers
+
+    return run

@@ -3,7 +3,8 @@
 import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
-const client = await import(pathToFileURL(process.argv[2]));
+const client = await import(pathToFileURL(`${process.argv[2]}/pillsnap_client.js`));
+const photo = await import(pathToFileURL(`${process.argv[2]}/photo_file.js`));
 const bytes = (text) => new Uint8Array(Buffer.from(text, "base64"));
 const text = (array) => Buffer.from(array).toString("base64");
 
@@ -25,9 +26,14 @@ const run = {
   crop: ({ width, height }) => client.centreCrop(width, height),
   resize: ({ rgba, side, size }) => text(client.resizeLinear(bytes(rgba), side, size)),
   bands: ({ rgba, side, size, rows }) => text(resizeInBands(bytes(rgba), side, size, rows)),
-  cut: ({ file }) => client.isCutOff(bytes(file)),
-  profile: ({ file }) => text(client.withoutColourProfile(bytes(file))),
-  strip: ({ file }) => text(client.withoutMetadata(bytes(file))),
+  stored_crop: ({ width, height, orientation }) => client.storedCrop(width, height, orientation),
+  turn: ({ rgba, size, orientation }) => text(client.turnUpright(new Uint8ClampedArray(bytes(rgba)), size, orientation)),
+  format: ({ file }) => photo.formatOf(bytes(file)),
+  cut: ({ file }) => photo.isCutOff(bytes(file)),
+  damaged: ({ file }) => photo.isDamaged(bytes(file)),
+  orientation: ({ file }) => photo.orientationOf(bytes(file)),
+  alone: ({ file }) => text(photo.withPictureAlone(bytes(file))),
+  strip: ({ file }) => text(photo.withoutMetadata(bytes(file))),
   refuse: ({ rgba, side, size }) => {
     try {
       client.resizeLinear(bytes(rgba), side, size);

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from pillsnap.clients.phone import FOLDER, PhoneClient
 from pillsnap.core.client_contract import ClientContract, check_client_config
@@ -30,6 +32,15 @@ def encoded(image, suffix=".jpg"):
     return cv2.imencode(suffix, image[..., ::-1])[1].tobytes()
 
 
+def turned(image, kind, orientation, **options):
+    """Stored with an EXIF orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, kind, exif=exif, **options)
+    return stream.getvalue()
+
+
 PHOTO = encoded(picture(90, 120))
 SEE_THROUGH = np.dstack([picture(700, 900), np.full((700, 900), 3, np.uint8)])
 PHOTOS = {
@@ -37,19 +48,29 @@ PHOTOS = {
     "large_odd": (encoded(picture(2749, 2501)), 96),
     "large_see_through": (cv2.imencode(".png", SEE_THROUGH[..., [2, 1, 0, 3]])[1].tobytes(), 128),
     "webp": (encoded(picture(90, 120), ".webp"), 64),
+    "png_turned": (turned(picture(60, 91), "PNG", 6), 64),
+    "webp_turned": (turned(picture(60, 91), "WEBP", 7, lossless=True), 64),
+    "png_mirrored": (turned(picture(91, 60), "PNG", 2), 64),
+    "see_through_turned": (turned(SEE_THROUGH[:91, :60], "PNG", 8), 64),
     "with_a_film_behind": (PHOTO + b"\x00\x00\x00\x18ftypmp42" + bytes(5000), 64),
 }
+PLAIN_PNG = cv2.imencode(".png", picture(90, 120)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
+DAMAGED_PNG = PLAIN_PNG[:9000] + bytes([PLAIN_PNG[9000] ^ 255]) + PLAIN_PNG[9001:]
 NO_PHOTOS = {
     "empty": (b"", 64),
     "text": (b"this is not a picture", 64),
     "cut_jpeg": (PHOTO[: len(PHOTO) * 97 // 100], 64),
     "cut_png": (encoded(picture(90, 120), ".png")[:-400], 64),
     "cut_webp": (encoded(picture(90, 120), ".webp")[:-400], 64),
+    "damaged_png": (DAMAGED_PNG, 64),
+    "damaged_jpeg": (PHOTO.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x63"), 64),
     "heic": (b"\x00\x00\x00\x18ftypheic" + bytes(500), 64),
+    "bmp": (encoded(picture(90, 120), ".bmp"), 64),
+    "gif": (b"GIF89a" + bytes(500), 64),
 }
 
 
-SEEN_THROUGH = ("transparent", "large_see_through")
+SEEN_THROUGH = ("transparent", "large_see_through", "see_through_turned")
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +154,15 @@ def test_large_and_unusual_photos_are_those_of_the_reference(results, browser, n
     ("name", "code"),
     [
         ("empty", "empty"),
-        ("text", "undecodable"),
+        ("text", "unsupported_format"),
         ("cut_jpeg", "truncated"),
         ("cut_png", "truncated"),
         ("cut_webp", "truncated"),
-        ("heic", "undecodable"),
+        ("damaged_png", "undecodable"),
+        ("damaged_jpeg", "undecodable"),
+        ("heic", "unsupported_format"),
+        ("bmp", "unsupported_format"),
+        ("gif", "unsupported_format"),
     ],
 )
 def test_what_is_no_photo_is_an_error_with_a_code(results, name, code):

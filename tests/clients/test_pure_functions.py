@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import runpy
-import struct
-import subprocess
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageOps
 
 from pillsnap.clients.phone import FOLDER
 from pillsnap.core.client_contract import ClientContract, check_client_config
@@ -23,32 +19,8 @@ SIDES_AND_SIZES = [(1, 16), (2, 17), (5, 64), (16, 16), (31, 32), (100, 37), (25
 RULE = runpy.run_path(str(Path(__file__).parents[1] / "golden" / "make_vectors.py"))
 
 
-def text(data):
-    return base64.b64encode(bytes(data)).decode()
-
-
 def noise(side):
     return np.random.default_rng(side).integers(0, 256, (side, side, 4), np.uint8)
-
-
-@pytest.fixture(scope="module")
-def ask(node):
-    """Answers of the client's functions to a list of jobs, from one start of Node.js."""
-
-    def run(*jobs):
-        script = Path(__file__).with_name("pure_functions.mjs")
-        done = subprocess.run(
-            [node, str(script), str(FOLDER / "pillsnap_client.js")],
-            input=json.dumps(jobs),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    return run
 
 
 def test_the_published_config_is_the_contract(ask):
@@ -64,7 +36,7 @@ def test_the_square_of_every_shape(ask):
 
 
 def test_resizing_is_the_rule_of_the_contract_and_one_level_from_opencv(ask):
-    jobs = [{"do": "resize", "rgba": text(noise(side)), "side": side, "size": size} for side, size in SIDES_AND_SIZES]
+    jobs = [{"do": "resize", "rgba": noise(side), "side": side, "size": size} for side, size in SIDES_AND_SIZES]
     for (side, size), answer in zip(SIDES_AND_SIZES, ask(*jobs), strict=True):
         result = np.frombuffer(base64.b64decode(answer), np.uint8).reshape(size, size, 4)
         rgb = np.ascontiguousarray(noise(side)[..., :3])
@@ -76,70 +48,38 @@ def test_resizing_is_the_rule_of_the_contract_and_one_level_from_opencv(ask):
 
 def test_bands_give_what_the_whole_gives(ask):
     pairs = [(side, size, rows) for side, size in SIDES_AND_SIZES for rows in (1, 7, 1000)]
-    whole = ask(*({"do": "resize", "rgba": text(noise(a)), "side": a, "size": b} for a, b, _ in pairs))
-    bands = ask(*({"do": "bands", "rgba": text(noise(a)), "side": a, "size": b, "rows": r} for a, b, r in pairs))
+    whole = ask(*({"do": "resize", "rgba": noise(a), "side": a, "size": b} for a, b, _ in pairs))
+    bands = ask(*({"do": "bands", "rgba": noise(a), "side": a, "size": b, "rows": r} for a, b, r in pairs))
     assert whole == bands
 
 
 def test_pixels_of_another_number_are_refused(ask):
-    answer = ask({"do": "refuse", "rgba": text(bytes(15)), "side": 2, "size": 16})[0]
+    answer = ask({"do": "refuse", "rgba": bytes(15), "side": 2, "size": 16})[0]
     assert answer == "RangeError: expected 2 × 2 RGBA pixels (16 bytes), got 15 bytes"
 
 
-def test_a_cut_jpeg_is_seen_also_with_a_thumbnail_in_its_header(ask):
-    jpeg = cv2.imencode(".jpg", noise(64)[..., :3])[1].tobytes()
-    with_thumbnail = RULE["with_segment"](jpeg, 0xE1, b"Exif\x00\x00" + jpeg[:500] + b"\xff\xd9")
-    png = cv2.imencode(".png", noise(8))[1].tobytes()
-    files = [jpeg, jpeg + b"film", with_thumbnail, png, b"", jpeg[:2] + b"\xff" + jpeg[2:]]
-    cut = [jpeg[:-2], jpeg[:300], jpeg[:3], with_thumbnail[:-2]]
-    answers = ask(*({"do": "cut", "file": text(file)} for file in files + cut))
-    assert answers == [False] * len(files) + [True] * len(cut)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".webp"])
-def test_a_cut_png_or_webp_is_seen(ask, suffix):
-    file = cv2.imencode(suffix, noise(64))[1].tobytes()
-    files = [file, file + b"film"]
-    cut = [file[:-1], file[: len(file) // 2], file[:17]]
-    answers = ask(*({"do": "cut", "file": text(file)} for file in files + cut))
-    assert answers == [False] * len(files) + [True] * len(cut)
-
-
-def pillow(image, kind, **options):
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_the_colour_profile_is_taken_out_and_nothing_else(ask, kind):
-    image = Image.fromarray(noise(64)[..., :3])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turning_after_the_crop_is_turning_before_it(ask, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6  # the orientation: it has to stay
-    options = {"lossless": True} if kind == "WEBP" else {}
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    marked = pillow(image, kind, icc_profile=profile, exif=exif, **options)
-    assert Image.open(io.BytesIO(marked)).info["icc_profile"]
-    plain = pillow(image, kind, exif=exif, **options)
-    answers = ask(*({"do": "profile", "file": text(file)} for file in (marked, plain)))
-    assert [base64.b64decode(answer) for answer in answers] == [plain, plain]
+    exif[0x0112] = orientation
 
+    def upright(stored):
+        image = Image.fromarray(stored)
+        image.info["exif"] = exif.tobytes()
+        return np.asarray(ImageOps.exif_transpose(image))
 
-def test_the_colours_that_a_png_tells_are_taken_out(ask):
-    png = cv2.imencode(".png", noise(8))[1].tobytes()
-    gamma = struct.pack(">I4sI", 4, b"gAMA", 45455)
-    marked = png[:33] + gamma + struct.pack(">I", zlib.crc32(gamma[4:])) + png[33:]
-    answers = ask({"do": "profile", "file": text(marked)}, {"do": "profile", "file": text(b"GIF89a of no interest")})
-    assert [base64.b64decode(answer) for answer in answers] == [png, b"GIF89a of no interest"]
-
-
-def test_metadata_is_taken_out_and_the_pixels_stay(ask):
-    jpeg = cv2.imencode(".jpg", noise(64)[..., :3])[1].tobytes()
-    marked = jpeg
-    for marker in (0xFE, 0xED, 0xE2, 0xE1):
-        marked = RULE["with_segment"](marked, marker, b"where and when")
-    answers = ask(*({"do": "strip", "file": text(file)} for file in (marked, jpeg)))
-    assert [base64.b64decode(answer) for answer in answers] == [jpeg, jpeg]
+    shapes = [(5, 8), (8, 5), (4, 7), (7, 4), (6, 6)]
+    crops = ask(*({"do": "stored_crop", "width": w, "height": h, "orientation": orientation} for w, h in shapes))
+    for (width, height), crop in zip(shapes, crops, strict=True):
+        stored = np.random.default_rng(width).integers(0, 256, (height, width, 4), np.uint8)
+        left, top, side = crop["left"], crop["top"], crop["side"]
+        square = np.ascontiguousarray(stored[top : top + side, left : left + side])
+        assert square.shape == (side, side, 4)
+        answer = ask({"do": "turn", "rgba": square, "size": side, "orientation": orientation})[0]
+        turned = np.frombuffer(base64.b64decode(answer), np.uint8).reshape(side, side, 4)
+        seen = upright(stored)
+        x, y = (seen.shape[1] - side) // 2, (seen.shape[0] - side) // 2
+        np.testing.assert_array_equal(turned, seen[y : y + side, x : x + side])
 
 
 def test_the_config_in_the_file_is_written_as_the_contract_writes_it():

@@ -135,7 +135,7 @@ def app_of(site: Site) -> FastAPI:
 
     @app.get("/page/{name}")
     def page(name: str) -> Response:
-        return file((CLIENTS if name == "pillsnap_client.js" else PAGE) / name)
+        return file((CLIENTS if (CLIENTS / name).is_file() else PAGE) / name)
 
     def denied(request: Request) -> Response | None:
         if site.key is None or request.headers.get("X-API-Key") == site.key:

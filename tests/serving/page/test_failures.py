@@ -37,10 +37,11 @@ def asked(visit: Callable[..., Page]) -> Page:
     ("photo", "said"),
     [
         (b"", "The file is empty"),
-        (b"no picture", "The file cannot be read as a photo"),
+        (b"no picture", "This kind of picture is not supported"),
+        (PILL.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x63"), "The file cannot be read as a photo"),
         (PILL[: len(PILL) // 2], "The photo is cut off"),
     ],
-    ids=["empty", "undecodable", "truncated"],
+    ids=["empty", "unsupported", "undecodable", "truncated"],
 )
 def test_a_file_that_is_no_photo_is_named_where_it_was_given(visit: Any, site: Any, photo: bytes, said: str) -> None:
     page = visit()

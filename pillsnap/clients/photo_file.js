@@ -142,8 +142,8 @@ function withoutParts(file, parts, goes) {
 }
 
 /**
- * The segments of a JPEG up to its pixels (the start of scan, which is the last), but for markers without a length. Bytes
- * between two segments are skipped, as libjpeg does.
+ * The segments of a JPEG up to its pixels (the start of scan, which is the last), but for markers without a length.
+ * Bytes between two segments are skipped, as libjpeg does.
  */
 function jpegHeader(file) {
   const segments = [];
@@ -217,8 +217,8 @@ function tiffOrientation(tiff) {
     const directory = view.getUint32(4, little);
     for (let i = 0; i < view.getUint16(directory, little); i++) {
       const entry = directory + 2 + 12 * i;
-      const kind = view.getUint16(entry + 2, little);
-      if (view.getUint16(entry, little) === 0x0112 && (kind === 3 || kind === 4) && view.getUint32(entry + 4, little) === 1) {
+      const [tag, kind] = [view.getUint16(entry, little), view.getUint16(entry + 2, little)];
+      if (tag === 0x0112 && (kind === 3 || kind === 4) && view.getUint32(entry + 4, little) === 1) {
         const value = kind === 3 ? view.getUint16(entry + 8, little) : view.getUint32(entry + 8, little);
         return value >= 1 && value <= 8 ? value : 1;
       }

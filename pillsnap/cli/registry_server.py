@@ -10,6 +10,7 @@ from types import FrameType
 import click
 
 from pillsnap.cli.options import gates_options
+from pillsnap.core.ports import check_free
 
 _HOME = click.option(
     "--home",
@@ -61,6 +62,7 @@ def server(
         allowed_hosts=allowed_hosts,
         gate_url=gate_url,
     )
+    check_free(host, port)
     check(settings)
     click.echo(f"registry: http://{host}:{port}  (policy, keys and roles: {settings.trust.folder})")
     click.echo(f"the password of {ADMIN}: {home.password_file(ADMIN)}")

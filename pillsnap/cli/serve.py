@@ -86,9 +86,10 @@ def serve(
 ) -> None:
     """Answer photos over HTTP with the champion, and follow it: page at /, API under /v1/narrow."""
     from pillsnap.core.errors import ConfigError
+    from pillsnap.core.ports import check_free
     from pillsnap.inference.session import PillSession, usable_cores
     from pillsnap.serving.guard import api_keys
-    from pillsnap.serving.process import check_free, run
+    from pillsnap.serving.process import run
     from pillsnap.serving.settings import ServeSettings
 
     local = host in ("127.0.0.1", "localhost", "::1")

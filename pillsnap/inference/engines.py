@@ -112,7 +112,12 @@ class _OnnxRuntime:
 
 
 class _OpenVino:
-    """OpenVINO's CPU plugin, compiled from the bundle's own bytes. Keeps no cache and sends nothing anywhere."""
+    """OpenVINO's CPU plugin, compiled from the bundle's own bytes. Keeps no cache and sends nothing anywhere.
+
+    Compiled for one photo at a time, which a batch goes through one by one: with a batch of any size in the graph each
+    answer takes longer, and a batch brings OpenVINO nothing (docs/decisions/0009). So it is also the very same
+    computation for a photo, alone or among others.
+    """
 
     library = "openvino"
 
@@ -139,7 +144,11 @@ class _OpenVino:
             "ENABLE_CPU_PINNING": False,  # several processes on one machine would all sit on the same cores
         }
         try:
-            self._model: Any = core.compile_model(core.read_model(data, b""), "CPU", settings)
+            model = core.read_model(data, b"")
+            shape = model.input(INPUT_NAME).partial_shape
+            shape[0] = 1
+            model.reshape({INPUT_NAME: shape})
+            self._model: Any = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise BundleError(
                 f"{source}: is not an ONNX model that OpenVINO {self.version} reads ({_first_line(error)})"
@@ -154,8 +163,12 @@ class _OpenVino:
         except IndexError:
             request = self._model.create_infer_request()
         try:
-            found = request.infer({INPUT_NAME: np.ascontiguousarray(image_NHWC_u8)})
-            logits_NK, probabilities_NK = (np.array(found[output]) for output in self._outputs)
+            rows: list[list[NDArray[np.float32]]] = [[] for _ in self._outputs]
+            for image_HWC_u8 in image_NHWC_u8:
+                found = request.infer({INPUT_NAME: np.ascontiguousarray(image_HWC_u8[np.newaxis])})
+                for row, output in zip(rows, self._outputs, strict=True):
+                    row.append(np.array(found[output]))
+            logits_NK, probabilities_NK = (np.concatenate(row) for row in rows)
         except RuntimeError as error:
             raise BundleError(f"{self._source}: the model cannot be run ({_first_line(error)}); export it again") from (
                 error

@@ -6,13 +6,11 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import tempfile
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pillsnap.core.errors import PillSnapError
 from pillsnap.serving.metrics import MULTIPROCESS
 from pillsnap.serving.settings import ServeSettings
 
@@ -72,7 +70,7 @@ class PatientButNotForEver(H11Protocol):
 
 
 def run(settings: ServeSettings, host: str, port: int) -> None:
-    """Serve until SIGTERM or Ctrl-C; requests that are in the house are answered first. See `check_free`."""
+    """Serve until SIGTERM or Ctrl-C; requests that are in the house are answered first. See `core.ports`."""
     settings.to_environment()
     if settings.workers == 1:  # of several, uvicorn exchanges one after another when its first process gets a SIGHUP
         _hang_up_as_terminate()
@@ -106,19 +104,3 @@ def _hang_up_as_terminate() -> None:
     """A terminal that is closed must not cost the requests that are in the house; nohup stays nohup."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
-
-
-def check_free(host: str, port: int) -> None:
-    """Uvicorn would end without a reason that people understand, and several workers would be restarted for ever.
-
-    Raises:
-        PillSnapError: nobody can listen there.
-    """
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind((host, port))  # nobody listens: who connects now must be refused, and not left hanging
-    except OSError as error:
-        raise PillSnapError(
-            f"{host}:{port}: cannot listen there ({error.strerror or error}); give another --host or --port"
-        ) from error

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -106,10 +107,16 @@ def store_errors() -> Iterator[None]:
         what = f"the MLflow store {without_password(tracking_uri())}"
         if isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise StoreError(f"{what} says: {first_line(error)[:300]}") from error
-        raise StoreError(
-            f"{what} cannot be used: {first_line(error)[:300]}. "
-            "Check MLFLOW_TRACKING_URI and that the server runs (pillsnap doctor)"
-        ) from error
+        raise StoreError(f"{what} cannot be used: {first_line(error)[:300]}. {_advice(error)}") from error
+
+
+def _advice(error: Exception) -> str:
+    status = error.get_http_status_code() if isinstance(error, MlflowException) else None
+    if status == HTTPStatus.UNAUTHORIZED:
+        return "Check the login: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if status == HTTPStatus.FORBIDDEN:
+        return "This login may not, or there is no such thing at this server"
+    return "Check MLFLOW_TRACKING_URI and that the server runs (pillsnap doctor)"
 
 
 def first_line(error: Exception) -> str:

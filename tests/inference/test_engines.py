@@ -153,6 +153,17 @@ def test_the_two_precisions_of_openvino_differ(toys: SimpleNamespace, tmp_path: 
     assert np.abs(rough.logits_NK - exact.logits_NK).max() > 1e-4 * scale
 
 
+def test_openvino_computes_one_photo_at_a_time(toys: SimpleNamespace, tmp_path: Path) -> None:
+    """Faster, and what the gate measures in batches is to the last bit what a server answers to single photos."""
+    session = PillSession.load(save(toys, tmp_path / "b.onnx", "openvino", conv_graph()), threads=1)
+    together = session.predict(images(5))
+    for place, image_HWC_u8 in enumerate(images(5)):
+        alone = session.predict(image_HWC_u8[np.newaxis])
+        np.testing.assert_array_equal(alone.logits_NK[0], together.logits_NK[place])
+    compiled: Any = session.engine
+    assert compiled._model.input(0).partial_shape.is_static
+
+
 def test_without_openvino_it_is_said_how_to_get_it(
     toys: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

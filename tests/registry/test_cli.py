@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,16 @@ def test_an_under_trained_model_is_not_promoted(
 def test_refusals(call: Call, store: MlflowClient, arguments: tuple[str, ...], status: int, said: str) -> None:
     found, _, err = call(*arguments)
     assert (found, said in err) == (status, True), err
+
+
+def test_a_server_on_a_port_that_is_taken(call: Call, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, out, err = call("registry", "server", "--home", tmp_path / "home", "--port", port)
+    assert (status, out) == (1, "")
+    assert f"127.0.0.1:{port}: cannot listen there" in err
 
 
 @pytest.mark.parametrize("command", [("register", "f" * 32), ("promote", "1"), ("status",), ("rollback",)])

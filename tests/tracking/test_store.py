@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.environment_variables import MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
 from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import StoreError
@@ -76,6 +76,20 @@ def test_an_error_without_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host")
     with pytest.raises(StoreError, match="cannot be used: MlflowException"), store_errors():
         raise MlflowException("")
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        ("UNAUTHENTICATED", "Check the login: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        ("PERMISSION_DENIED", "This login may not, or there is no such thing at this server"),
+        ("INTERNAL_ERROR", "Check MLFLOW_TRACKING_URI and that the server runs"),
+    ],
+)
+def test_an_error_says_what_to_look_at(monkeypatch: pytest.MonkeyPatch, code: str, advice: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host")
+    with pytest.raises(StoreError, match=advice), store_errors():
+        raise RestException({"error_code": code, "message": "no"})
 
 
 def test_an_experiment_that_another_process_makes_at_the_same_time(

@@ -1,0 +1,23 @@
+"""Whether a server can listen where it is told to."""
+
+from __future__ import annotations
+
+import socket
+
+from pillsnap.core.errors import PillSnapError
+
+
+def check_free(host: str, port: int) -> None:
+    """Uvicorn would end without a reason that people understand, and several workers would be restarted for ever.
+
+    Raises:
+        PillSnapError: nobody can listen there.
+    """
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind((host, port))  # nobody listens: who connects now must be refused, and not left hanging
+    except OSError as error:
+        raise PillSnapError(
+            f"{host}:{port}: cannot listen there ({error.strerror or error}); give another --host or --port"
+        ) from error

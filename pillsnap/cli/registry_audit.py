@@ -42,4 +42,4 @@ def verify() -> None:
     if problems:
         raise TamperedError("the record of the registry does not hold:" + "".join(f"\n  - {text}" for text in problems))
     rows = sum(1 for _ in audit.entries(store.engine))
-    click.echo(f"the record holds: {rows} rows, every champion and challenger explained")
+    click.echo(f"the record holds: {rows} row{'s' * (rows != 1)}, every champion and challenger explained")

@@ -43,7 +43,7 @@ class Refusal(_Code):
 class Remark(_Code):
     """What is worth a warning in a picture that is taken all the same."""
 
-    SMALL_SIDE = "small_side", "a side is shorter than the model's input: the picture is enlarged"
+    SMALL_SIDE = "small_side", "a side is shorter than the 512 pixels that clients send: go nearer"
     NOT_JPEG_OR_PNG = "not_jpeg_or_png", "it can be decoded, but the mobile client sends JPEG or PNG"
     NAME_DIFFERS = "name_differs", "the ending of the name belongs to another format; the content counts"
     ALPHA = "alpha", "there is an alpha channel or a transparent colour: it is ignored"

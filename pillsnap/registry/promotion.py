@@ -78,7 +78,8 @@ def rollback(name: str, version: str | None = None) -> tuple[str | None, Stateme
     number = None if present is None else str(present.version)
     former = [entry for entry in former_champions(client, name) if entry != number]
     if version is None and not former:
-        raise StoreError(f"{name}: there is no champion before version {number or '-'} to go back to")
+        since = f"before version {number} " if number else ""
+        raise StoreError(f"{name}: there is no former champion {since}to go back to")
     wanted = version or former[0]
     if wanted not in former:
         raise GateRefusedError(

@@ -80,7 +80,7 @@ def test_compared_with_a_champion_that_is_gone(store: MlflowClient, candidate: C
 def test_going_back(store: MlflowClient, candidate: Candidate, gate: Any) -> None:
     gate.judge(candidate())
     promote("pills", "1")
-    with pytest.raises(StoreError, match="there is no champion before version 1 to go back to"):
+    with pytest.raises(StoreError, match="there is no former champion before version 1 to go back to"):
         rollback("pills")
     gate.judge(candidate())
     promote("pills", "2")

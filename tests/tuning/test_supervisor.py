@@ -116,7 +116,7 @@ def test_a_trial_that_kills_its_process_each_time_fails_in_the_end(
 def test_a_trial_that_hangs_is_ended_and_tried_again(
     supervise: Supervise, config: ExperimentConfig, toy_job: ToyJobs, caplog: pytest.LogCaptureFixture
 ) -> None:
-    supervisor = supervise(config.with_overrides({"tuning.stalled_after_s": 6.0}), toy_job(mischief={1: "hangs once"}))
+    supervisor = supervise(config.with_overrides({"tuning.stalled_after_s": 12.0}), toy_job(mischief={1: "hangs once"}))
     supervisor.run()
     assert sorted(fates(supervisor.study)) == ["complete"] * 4 + ["lost"]
     assert "it hung: nothing was achieved for" in caplog.text

@@ -33,7 +33,7 @@ export function formatOf(file) {
 export function isCutOff(file) {
   switch (formatOf(file)) {
     case "png": {
-      const last = pngChunks(file).at(-1);
+      const last = pngChunks(file).pop();
       return last?.type !== "IEND" || last.end > file.length;
     }
     case "webp":
@@ -68,12 +68,12 @@ export function orientationOf(file) {
       return exif ? tiffOrientation(file.subarray(exif.start + 10, exif.end)) : 1;
     }
     case "png": {
-      const exif = pngChunks(file).findLast(({ type }) => type === "eXIf");
+      const exif = lastOf(pngChunks(file), "eXIf");
       return exif ? tiffOrientation(file.subarray(exif.start + 8, exif.end - 4)) : 1;
     }
     case "webp": {
       const chunks = webpChunks(file);
-      const exif = chunks.findLast(({ type }) => type === "EXIF");
+      const exif = lastOf(chunks, "EXIF");
       if (!exif || !chunks.some(({ type }) => type === "VP8X")) return 1;
       const start = exif.start + 8;
       return tiffOrientation(file.subarray(isExif(file, start) ? start + 6 : start, exif.end));
@@ -115,6 +115,10 @@ export function withPictureAlone(file) {
  */
 export function withoutMetadata(file) {
   return withoutParts(file, jpegHeader(file), ({ marker }) => isMetadata(marker));
+}
+
+function lastOf(chunks, wanted) {
+  return chunks.filter(({ type }) => type === wanted).pop();
 }
 
 function isMetadata(marker) {
@@ -168,7 +172,7 @@ function jpegHeader(file) {
 
 /** Whether the end marker of a JPEG is there; behind its header, as a thumbnail in that has an end marker too. */
 function hasEndOfImage(file) {
-  const scan = jpegHeader(file).at(-1);
+  const scan = jpegHeader(file).pop();
   if (scan?.marker !== 0xda) return false;
   for (let i = scan.start; i + 1 < file.length; i++) {
     if (file[i] === 0xff && file[i + 1] === 0xd9) return true;
@@ -180,9 +184,10 @@ function hasEndOfImage(file) {
 function pngChunks(file) {
   const view = viewOf(file);
   const chunks = [];
-  for (let start = 8; start + 8 <= file.length && chunks.length < MOST_PARTS; start = chunks.at(-1).end) {
+  for (let start = 8, end; start + 8 <= file.length && chunks.length < MOST_PARTS; start = end) {
     const type = ascii(file, start + 4, 4);
-    chunks.push({ type, start, end: start + 12 + view.getUint32(start) });
+    end = start + 12 + view.getUint32(start);
+    chunks.push({ type, start, end });
     if (type === "IEND") break;
   }
   return chunks;
@@ -191,11 +196,12 @@ function pngChunks(file) {
 /** The chunks of a WebP. */
 function webpChunks(file) {
   const view = viewOf(file);
-  const end = Math.min(file.length, webpEnd(file));
+  const last = Math.min(file.length, webpEnd(file));
   const chunks = [];
-  for (let start = 12; start + 8 <= end && chunks.length < MOST_PARTS; start = chunks.at(-1).end) {
+  for (let start = 12, end; start + 8 <= last && chunks.length < MOST_PARTS; start = end) {
     const length = view.getUint32(start + 4, true);
-    chunks.push({ type: ascii(file, start, 4), start, end: start + 8 + length + (length % 2) });
+    end = start + 8 + length + (length % 2);
+    chunks.push({ type: ascii(file, start, 4), start, end });
   }
   return chunks;
 }

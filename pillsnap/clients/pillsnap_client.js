@@ -36,6 +36,7 @@ const BAND_PIXELS = 4 * 1024 * 1024;
 
 /** What decoders differ by among each other, in levels of 0..255; a browser that changes pixels by more is refused. */
 const SAME_LEVELS = 4;
+
 /** A photo that cannot be prepared. `code` is for programs, `message` for people. */
 export class PhotoError extends Error {
   /**

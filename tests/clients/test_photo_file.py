@@ -75,7 +75,7 @@ def cut_for_the_server(file):
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_end_is_missed_wherever_the_server_misses_it(ask, name):
     file = WHOLE[name]
-    cuts = [*range(16, len(file), max(1, len(file) // 300)), *range(len(file) - 20, len(file) + 1)]
+    cuts = [*range(12, 64), *range(64, len(file), max(1, len(file) // 300)), *range(len(file) - 20, len(file) + 1)]
     answers = ask(*({"do": "cut", "file": file[:cut]} for cut in cuts))
     assert answers == [cut_for_the_server(file[:cut]) for cut in cuts]
     assert answers[0]

@@ -8,7 +8,9 @@ from pillsnap.core.errors import PillSnapError
 
 
 def check_free(host: str, port: int) -> None:
-    """Uvicorn would end without a reason that people understand, and several workers would be restarted for ever.
+    """Refuse an address on which nobody can listen, before a server is started there.
+
+    Uvicorn would end without a reason that people understand, and several workers would be restarted for ever.
 
     Raises:
         PillSnapError: nobody can listen there.

@@ -163,12 +163,11 @@ class _OpenVino:
         except IndexError:
             request = self._model.create_infer_request()
         try:
-            rows: list[list[NDArray[np.float32]]] = [[] for _ in self._outputs]
+            answers = []
             for image_HWC_u8 in image_NHWC_u8:
                 found = request.infer({INPUT_NAME: np.ascontiguousarray(image_HWC_u8[np.newaxis])})
-                for row, output in zip(rows, self._outputs, strict=True):
-                    row.append(np.array(found[output]))
-            logits_NK, probabilities_NK = (np.concatenate(row) for row in rows)
+                answers.append([np.array(found[output]) for output in self._outputs])  # the next run writes over them
+            logits_NK, probabilities_NK = (np.concatenate(rows_1K) for rows_1K in zip(*answers, strict=True))
         except RuntimeError as error:
             raise BundleError(f"{self._source}: the model cannot be run ({_first_line(error)}); export it again") from (
                 error

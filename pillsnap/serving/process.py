@@ -70,7 +70,7 @@ class PatientButNotForEver(H11Protocol):
 
 
 def run(settings: ServeSettings, host: str, port: int) -> None:
-    """Serve until SIGTERM or Ctrl-C; requests that are in the house are answered first. See `core.ports`."""
+    """Serve until SIGTERM or Ctrl-C; requests that are in the house are answered first."""
     settings.to_environment()
     if settings.workers == 1:  # of several, uvicorn exchanges one after another when its first process gets a SIGHUP
         _hang_up_as_terminate()

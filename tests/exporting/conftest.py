@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import onnx
+import openvino as ov
 import pytest
 import torch
 
@@ -45,3 +48,15 @@ def house(squares: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) ->
     bundle = root / "out" / "pillsnap.onnx"
     result = export_bundle(checkpoint, manifest, bundle, run_id="run-7", git_commit="abc123")
     return SimpleNamespace(manifest=manifest, checkpoint=checkpoint, bundle=bundle, result=result)
+
+
+@pytest.fixture(scope="session")
+def openvino_layers() -> Callable[[onnx.ModelProto], Counter[str]]:
+    """How often OpenVINO computes each kind of layer, once it has fused what it can."""
+
+    def count(model: onnx.ModelProto) -> Counter[str]:
+        core = ov.Core()
+        compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU")
+        return Counter(op.get_rt_info()["layerType"].astype(str) for op in compiled.get_runtime_model().get_ops())
+
+    return count

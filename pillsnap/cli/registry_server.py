@@ -162,6 +162,9 @@ def gate_service(
             click.echo(f"{statement.model_name} version {statement.model_version}: {statement.verdict}")
         return
 
+    if secret_file is not None:
+        check_free(host, webhook_port, "--webhook-port")
+
     def end(signum: int, frame: FrameType | None) -> None:
         service.end()
 

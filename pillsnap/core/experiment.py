@@ -6,8 +6,10 @@ mistake is answered with file, key and value.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -272,17 +274,39 @@ class ExperimentConfig(Section):
         Raises:
             ConfigError: no such file, not YAML, an unknown key, a wrong type or value.
         """
-        return cls.build(read_yaml_mapping(path), overrides, source=str(path))
+        return cls.build(read_yaml_mapping(path), overrides, source=str(path), overrides_source="the command line")
 
     @classmethod
-    def build(cls, document: dict[str, Any], overrides: dict[str, Any] | None, source: str) -> Self:
-        """Validate a document with ``overrides`` laid over it. Raises ConfigError that names ``source``."""
-        for dotted, value in (overrides or {}).items():
+    def build(
+        cls,
+        document: dict[str, Any],
+        overrides: dict[str, Any] | None,
+        source: str,
+        overrides_source: str | None = None,
+    ) -> Self:
+        """Validate a document with ``overrides`` laid over it.
+
+        Args:
+            document: nested mappings.
+            overrides: dotted key → value, stronger than the document.
+            source: where the document is from, for the reader of an error.
+            overrides_source: where the overrides are from; by default the same.
+
+        Raises:
+            ConfigError: a mistake in either; it says in which.
+        """
+        overrides = overrides or {}
+        for dotted, value in overrides.items():
             document = _with_override(document, dotted, value)
+
+        def where(key: str) -> str:
+            given = any(f"{key}.".startswith(f"{dotted}.") for dotted in overrides)
+            return overrides_source if given and overrides_source else source
+
         try:
             config = cls.model_validate(document)
         except ValidationError as error:
-            raise ConfigError(describe_validation_error(error, source)) from error
+            raise ConfigError(describe_validation_error(error, where, _known_keys(cls))) from error
         config._check_search_space(source)
         return config
 
@@ -357,18 +381,39 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     return document
 
 
-def describe_validation_error(error: ValidationError, source: str) -> str:
-    """One line per mistake: source, dotted key, value, what is allowed."""
+def describe_validation_error(
+    error: ValidationError, source: str | Callable[[str], str], known: Collection[str] = ()
+) -> str:
+    """One line per mistake: source, dotted key, value, what is allowed.
+
+    Args:
+        error: what pydantic says.
+        source: the file, or the source of a dotted key where there are several.
+        known: the dotted keys that there are, to name the one that was perhaps meant.
+    """
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or "(top)"
+        where = source if isinstance(source, str) else source(key)
         if item["type"] == "extra_forbidden":
-            lines.append(f"{source}: {key}: unknown key; check the spelling")
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+            lines.append(f"{where}: {key}: unknown key; " + (f"is {near[0]} meant?" if near else "check the spelling"))
         else:
             message = item["msg"].removeprefix("Value error, ")
             shown = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
-            lines.append(f"{source}: {key}: {message}{shown}")
+            lines.append(f"{where}: {key}: {message}{shown}")
     return "\n".join(lines)
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """The dotted keys of a model and of the models in it, also of those that may be null."""
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        for part in get_args(field.annotation) or (field.annotation,):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                keys += _known_keys(part, f"{prefix}{name}.")
+    return keys
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -7,10 +7,15 @@ import socket
 from pillsnap.core.errors import PillSnapError
 
 
-def check_free(host: str, port: int) -> None:
+def check_free(host: str, port: int, option: str = "--port") -> None:
     """Refuse an address on which nobody can listen, before a server is started there.
 
     Uvicorn would end without a reason that people understand, and several workers would be restarted for ever.
+
+    Args:
+        host: address or name.
+        port: number.
+        option: the command's option for the port.
 
     Raises:
         PillSnapError: nobody can listen there.
@@ -21,5 +26,5 @@ def check_free(host: str, port: int) -> None:
             tried.bind((host, port))  # nobody listens: who connects now must be refused, and not left hanging
     except OSError as error:
         raise PillSnapError(
-            f"{host}:{port}: cannot listen there ({error.strerror or error}); give another --host or --port"
+            f"{host}:{port}: cannot listen there ({error.strerror or error}); give another --host or {option}"
         ) from error

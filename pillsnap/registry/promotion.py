@@ -74,6 +74,7 @@ def rollback(name: str, version: str | None = None) -> tuple[str | None, Stateme
         StoreError: the registry cannot be reached, or there was no other champion.
     """
     client = connect()
+    find_version(client, name, "latest")
     present = aliased_version(client, name, CHAMPION)
     number = None if present is None else str(present.version)
     former = [entry for entry in former_champions(client, name) if entry != number]

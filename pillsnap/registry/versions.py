@@ -21,7 +21,7 @@ from pillsnap.gate.envelope import ENVELOPE_TAG, Statement, open_envelope
 from pillsnap.gate.keys import KeyRing
 from pillsnap.registry.rules import FORMER_CHAMPIONS_TAG, former_champions_in
 from pillsnap.tracking.fetching import MODEL_URI_TAG, fetched_model, model_digests
-from pillsnap.tracking.store import connect, store_errors
+from pillsnap.tracking.store import GATED, connect, registry_uri, store_errors, tracking_uri, without_password
 
 ALIASES = tuple(NEEDED)
 BUNDLES = "pillsnap-bundles"
@@ -159,7 +159,10 @@ def find_version(client: MlflowClient, name: str, version: str) -> ModelVersion:
     with store_errors():
         versions = client.search_model_versions(f"name = '{check_name(name)}'")
     if not versions:
-        raise StoreError(f"the registry has no model {name!r}; register one with: pillsnap registry register RUN_ID")
+        raise StoreError(
+            f"the registry has no model {name!r}; register one with: pillsnap registry register RUN_ID "
+            f"(looked in {without_password(registry_uri(tracking_uri())).removeprefix(GATED)})"
+        )
     numbers = sorted(int(entry.version) for entry in versions)
     wanted = str(numbers[-1]) if version == "latest" else version
     for entry in versions:

@@ -122,8 +122,22 @@ def test_flatten_keeps_every_leaf(inner):
 def test_overrides_are_stronger_than_the_file(tmp_path):
     config = load(tmp_path, "training: {epochs: 9, base_lr: 0.01}", **{"training.epochs": 20, "name": "b"})
     assert (config.training.epochs, config.training.base_lr, config.name) == (20, 0.01, "b")
-    with pytest.raises(ConfigError, match=r"training\.epoch: unknown key"):
+    with pytest.raises(ConfigError, match=r"training\.epoch: unknown key; is training\.epochs meant\?$"):
         load(tmp_path, "", **{"training.epoch": 1})
+
+
+def test_each_mistake_names_where_it_was_made(tmp_path):
+    text = "training: {epochs: -1}\ndistillation: {teacher: a.pt, wait: 1}"
+    with pytest.raises(ConfigError) as error_info:
+        load(tmp_path, text, **{"model": {"drop": 1}, "zzz": 0})
+    said = str(error_info.value).splitlines()
+    file = tmp_path / "experiment.yaml"
+    assert [line.split(" (found")[0] for line in said] == [
+        "the command line: model.drop: unknown key; is model.drop_rate meant?",
+        f"{file}: training.epochs: Input should be greater than or equal to 1",
+        f"{file}: distillation.wait: unknown key; is distillation.weight meant?",
+        "the command line: zzz: unknown key; check the spelling",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,8 @@ def test_an_under_trained_model_is_not_promoted(
         (("registry", "register", "f" * 32, "--policy", "loose.yaml"), 2, "No such option"),
         (("registry", "register", "f" * 32), 1, "f" * 32),
         (("registry", "register", "f" * 32, "--name", ""), 2, "a model's name cannot be empty"),
-        (("registry", "submit", "1"), 1, "the registry has no model 'pillsnap'"),
-        (("registry", "rollback"), 1, "name=pillsnap not found"),
+        (("registry", "submit", "1"), 1, "registry register RUN_ID (looked in sqlite:///"),
+        (("registry", "rollback"), 1, "the registry has no model 'pillsnap'"),
         (("registry", "diff", "1", "2"), 1, "the registry has no model 'pillsnap'"),
         (
             ("registry", "judge", "1", "--manifest", "x", "--key", "nosuch.key"),
@@ -119,14 +119,19 @@ def test_refusals(call: Call, store: MlflowClient, arguments: tuple[str, ...], s
     assert (found, said in err) == (status, True), err
 
 
-def test_a_server_on_a_port_that_is_taken(call: Call, tmp_path: Path) -> None:
+def test_a_port_that_is_taken(call: Call, gate: Any, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("shared")
+    judges = ("--manifest", gate.manifest.root, "--key", gate.key_file, "--webhook-secret", tmp_path / "secret")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        status, out, err = call("registry", "server", "--home", tmp_path / "home", "--port", port)
-    assert (status, out) == (1, "")
-    assert f"127.0.0.1:{port}: cannot listen there" in err
+        server = call("registry", "server", "--home", tmp_path / "home", "--port", port)
+        service = call("registry", "gate-service", *judges, "--webhook-port", port)
+    for (status, out, err), option in ((server, "--port"), (service, "--webhook-port")):
+        assert (status, out) == (1, "")
+        assert f"127.0.0.1:{port}: cannot listen there" in err
+        assert err.endswith(f"give another --host or {option}\n")
 
 
 @pytest.mark.parametrize("command", [("register", "f" * 32), ("promote", "1"), ("status",), ("rollback",)])

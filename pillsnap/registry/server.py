@@ -12,12 +12,14 @@ import secrets
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import yaml
@@ -33,6 +35,9 @@ from pillsnap.registry.actor import Role, Roles
 from pillsnap.registry.store import gated_store
 from pillsnap.tracking.store import GATED, store_errors
 
+if TYPE_CHECKING:
+    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+
 ADMIN = "admin"
 WEBHOOK_NAME = "pillsnap-gate"
 REMEMBERED_S = 10
@@ -42,6 +47,8 @@ EVENTS = (
     WebhookEvent(WebhookEntity.MODEL_VERSION_TAG, WebhookAction.SET),
 )
 _LOCAL = ("127.0.0.1", "localhost", "::1")
+_STARLETTE_SAYS = "starlette.middleware.wsgi is deprecated"
+"""MLflow's business, and not that of who starts its server."""
 _FERNET = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
 
 
@@ -161,6 +168,7 @@ def start(settings: ServerSettings) -> subprocess.Popen[bytes]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes for what the registry has no use for
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), f"ignore:{_STARLETTE_SAYS}"))),
         ROLES_FILE: str(settings.trust.roles_file.absolute()),
         TRUST_ROOT: str(settings.trust.folder.absolute()),
     }
@@ -206,23 +214,17 @@ def add_user(home: Home, trust: TrustRoot, name: str, role: Role, password: str 
     Raises:
         ConfigError: a name that MLflow cannot take.
     """
-    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
-
     if not name or not all(letter.isalnum() or letter in "._-@" for letter in name):
         raise ConfigError(f"user {name!r}: letters, digits and . _ - @ only")
     home.prepare()
-    logins = SqlAlchemyStore()
-    logins.init_db(home.users_database)
     made = None
-    try:
+    with _logins(home) as logins:
         if not logins.has_user(name):
             if password is None:
                 password = secrets.token_urlsafe(18)
                 made = home.password_file(name)
                 _write_private(made, password + "\n")
             logins.create_user(name, password)
-    finally:
-        logins.engine.dispose()
     users = Roles.load(trust.roles_file).users if trust.roles_file.exists() else {}
     _write_roles(trust.roles_file, {**users, name: role})
     return made
@@ -230,21 +232,29 @@ def add_user(home: Home, trust: TrustRoot, name: str, role: Role, password: str 
 
 def remove_user(home: Home, trust: TrustRoot, name: str) -> None:
     """Take a login and its role away. Raises ConfigError: there is no such user."""
-    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
-
     users = Roles.load(trust.roles_file).users
-    logins = SqlAlchemyStore()
-    logins.init_db(home.users_database)
-    try:
+    with _logins(home) as logins:
         known = logins.has_user(name)
         if not known and name not in users:
             raise ConfigError(f"user {name!r}: there is none in {home.folder} or {trust.roles_file}")
         if known:
             logins.delete_user(name)
-    finally:
-        logins.engine.dispose()
     _write_roles(trust.roles_file, {user: role for user, role in users.items() if user != name})
     home.password_file(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _logins(home: Home) -> Iterator[SqlAlchemyStore]:
+    """MLflow's store of its logins."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=_STARLETTE_SAYS)
+        from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+    store = SqlAlchemyStore()
+    store.init_db(home.users_database)
+    try:
+        yield store
+    finally:
+        store.engine.dispose()
 
 
 def is_local(host: str) -> bool:

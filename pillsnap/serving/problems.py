@@ -92,8 +92,14 @@ KINDS: dict[str, Kind] = {
     ),
     "no_image": Kind(
         400,
-        Text("No picture in the request", "Send it as the body (image/jpeg), or as the form field that is documented."),
-        Text("요청에 사진이 없습니다", "본문(image/jpeg) 또는 문서에 적힌 폼 필드로 보내 주세요."),
+        Text(
+            "No picture in the request",
+            "Send it as the body (image/jpeg), or as a file in the form field image (batch_predict: images).",
+        ),
+        Text(
+            "요청에 사진이 없습니다",
+            "본문(image/jpeg) 또는 폼 필드 image(batch_predict는 images)의 파일로 보내 주세요.",
+        ),
     ),
     "too_many_images": Kind(
         400,

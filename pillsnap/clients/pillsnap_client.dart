@@ -15,6 +15,8 @@
 /// - No colour profile is applied, as the contract asks. (Flutter's own `instantiateImageCodec` does apply it: do not
 ///   use it here.)
 /// - Whether a JPEG that is cut off is an error there was not found out; the contract asks for an error.
+/// - `decodeImage` asks a dozen decoders, of which that of TGA takes nearly anything. So only JPEG, PNG and WebP are
+///   handed to it, told by their first bytes as the server tells them.
 /// - HEIC is not decoded: ask the camera plugin for JPEG.
 ///
 /// Run it outside the UI isolate (`compute(preparePhoto, bytes)`): a photo of 12 megapixels takes a while.
@@ -48,7 +50,7 @@ const Map<String, Object> contract = {
 class PhotoException implements Exception {
   const PhotoException(this.code, this.message);
 
-  /// `empty` or `undecodable`.
+  /// `empty`, `unsupported_format` or `undecodable`.
   final String code;
   final String message;
 
@@ -124,6 +126,12 @@ img.Image _decode(Uint8List photo) {
   if (photo.isEmpty) {
     throw const PhotoException('empty', 'The file is empty. Choose another one or take the photo again.');
   }
+  if (!_isKnown(photo)) {
+    throw const PhotoException(
+      'unsupported_format',
+      'The file is neither JPEG nor PNG nor WebP. Choose another one or take the photo again.',
+    );
+  }
   img.Image? decoded;
   try {
     decoded = img.decodeImage(photo);
@@ -133,8 +141,27 @@ img.Image _decode(Uint8List photo) {
   if (decoded == null) {
     throw const PhotoException(
       'undecodable',
-      'The file cannot be decoded as a picture (JPEG, PNG and WebP can). Take the photo again.',
+      'The picture is damaged and cannot be decoded. Take the photo again.',
     );
   }
   return img.bakeOrientation(decoded);
+}
+
+/// Whether the file begins as a JPEG, a PNG or a WebP does.
+bool _isKnown(Uint8List photo) {
+  bool hasAt(int offset, List<int> bytes) {
+    if (photo.length < offset + bytes.length) {
+      return false;
+    }
+    for (var i = 0; i < bytes.length; i++) {
+      if (photo[offset + i] != bytes[i]) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  return hasAt(0, const [0xff, 0xd8, 0xff]) ||
+      hasAt(0, const [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]) ||
+      (hasAt(0, const [0x52, 0x49, 0x46, 0x46]) && hasAt(8, const [0x57, 0x45, 0x42, 0x50]));
 }

@@ -72,8 +72,8 @@ def prove(entry: ModelVersion, alias: str) -> Iterator[Proven]:
         ) from error
 
 
-def keep(proven: Proven, home: Path, alias: str) -> None:
-    """Keep a copy of proven files; a copy that cannot be written is said in the log and stops nothing."""
+def keep(proven: Proven, home: Path, alias: str) -> bool:
+    """Keep a copy of proven files. Whether it is there: one that cannot be written is said in the log."""
     folder = home / alias
     target = folder / proven.statement.decision_id
     try:
@@ -93,6 +93,8 @@ def keep(proven: Proven, home: Path, alias: str) -> None:
                 shutil.rmtree(other, ignore_errors=True)
     except OSError as error:
         _log.warning("%s: the proven model could not be kept for a start without the registry (%s)", folder, error)
+        return False
+    return True
 
 
 def kept(home: Path, name: str, alias: str, ring: KeyRing) -> Proven | None:

@@ -16,6 +16,7 @@ from pillsnap.serving import narrow, operation, pages
 from pillsnap.serving.guard import Guard
 from pillsnap.serving.house import House
 from pillsnap.serving.problems import ProblemError, problem_response
+from pillsnap.serving.process import end_with_parent
 from pillsnap.serving.settings import ServeSettings
 from pillsnap.serving.sources import ModelSource
 
@@ -24,6 +25,7 @@ def from_environment() -> FastAPI:
     """The application of a worker process (`ServeSettings.to_environment`). Raises ConfigError."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pillsnap").setLevel(logging.INFO)  # a worker process has not gone through the command line
+    end_with_parent()
     return create_app(ServeSettings.from_environment())
 
 
@@ -38,6 +40,7 @@ def create_app(settings: ServeSettings, source: ModelSource | None = None) -> Fa
         await house.close()
 
     app = FastAPI(
+        redirect_slashes=False,  # a redirect names the scheme and the host that this process sees, not the proxy's
         title="PillSnap",
         version=pillsnap.__version__,
         summary="Which of 100 Korean drugs is on this photo?",

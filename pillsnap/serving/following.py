@@ -63,7 +63,9 @@ class Follower:
         poll_s: float,
         metrics: Figures,
         first_look_s: float = _FIRST_LOOK_S,
+        told_as: str = "",
     ) -> None:
+        """``told_as`` begins what it logs, where there is another one."""
         self.slot = slot
         self.source = source
         self.poll_s = poll_s
@@ -75,6 +77,7 @@ class Follower:
         self._placing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
         self._said: str | None = None
+        self._told_as = told_as
 
     def start(self) -> None:
         """Begin to look, in the background."""
@@ -134,7 +137,7 @@ class Follower:
             self.metrics.loaded(model)
         was = "" if former is None else f"; before: {former.title}"
         what = "the kept copy of " if model.kept else ""
-        _log.info("serving %s%s, sha256 %s%s", what, model.title, model.session.sha256[:12], was)
+        _log.info("%sserving %s%s, sha256 %s%s", self._told_as, what, model.title, model.session.sha256[:12], was)
 
     def _run(self) -> None:
         self.look()
@@ -148,7 +151,8 @@ class Follower:
         said = None if error is None else str(error)
         if said != self._said:
             if said is not None:
-                _log.warning("the present model stays: %s", said)
+                stays = "there is no model" if self.slot.model is None else "the present model stays"
+                _log.warning("%s%s: %s", self._told_as, stays, said)
             else:
-                _log.info("the registry answers, and its model is the one that is served")
+                _log.info("%sthe registry answers, and its model is the one that is served", self._told_as)
         self._said = said

@@ -109,9 +109,12 @@ class Guard:
             headers["Cache-Control"] = "no-cache" if page else "no-store"
 
     def _refused(self, visit: _Visit) -> ProblemError | None:
+        headers = Headers(scope=visit.scope)
+        if "transfer-encoding" in headers and "content-length" in headers:  # RFC 9112, 6.1: perhaps smuggled
+            return ProblemError("bad_request", {"Connection": "close"})
         if visit.path in _ALWAYS:
             return None
-        if self.settings.hosts and _host_name(Headers(scope=visit.scope).get("host", "")) not in self.settings.hosts:
+        if self.settings.hosts and _host_name(headers.get("host", "")) not in self.settings.hosts:
             return ProblemError("wrong_host")
         if self._requests > self.settings.uploads:
             return _overloaded()

@@ -47,7 +47,7 @@ class House:
             metrics=metrics,
             slot=slot,
             follower=Follower(slot, source or _source_of(settings), settings.poll_s, metrics),
-            workers=Workers(settings.concurrency, settings.queue, settings.deadline_s),
+            workers=Workers(settings.concurrency, settings.queue, settings.deadline_s, metrics.waiting.set),
             shadow=Shadow.of(settings, metrics),
             keys=api_keys(settings.keys_file),
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
+from pillsnap.core.errors import ConfigError
 from pillsnap.serving.slot import LoadedModel
 
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
@@ -56,6 +57,8 @@ class Metrics:
             "pillsnap_shadow", "Photos that the challenger answered too", ["outcome"], registry=registry
         )
         self._shown: tuple[str, ...] | None = None
+        if MULTIPROCESS in os.environ:
+            _take_room(Path(os.environ[MULTIPROCESS]))
 
     def loaded(self, model: LoadedModel) -> None:
         """Another model answers from now on."""
@@ -91,6 +94,22 @@ class Metrics:
         together = CollectorRegistry()
         multiprocess.MultiProcessCollector(together)
         return generate_latest(together)
+
+
+def _take_room(folder: Path) -> None:
+    """Make the disk give what this process's files of counters are long; they are made full of holes.
+
+    A count that finds no room for its page would end the process without a word (SIGBUS).
+    """
+    for path in folder.glob(f"*_{os.getpid()}.db"):
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                raise ConfigError(
+                    f"{folder}: no room for the counters of a worker ({error.strerror}); make room, or name another "
+                    "folder for temporary files in TMPDIR"
+                ) from error
 
 
 def _forget_the_dead(folder: Path) -> None:

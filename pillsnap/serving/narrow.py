@@ -91,7 +91,8 @@ async def batch_predict(
     began = time.perf_counter()
     model = house.slot.take()
     language = language_of(request.headers.get("accept-language"))
-    results, found = await house.workers.run(partial(_answer_all, model, photos, language, request.state.request_id))
+    answer = partial(_answer_all, model, photos, language, request.state.request_id, house.settings.deadline_s)
+    results, found = await house.workers.run(answer)
     for entry in found:
         _count(house.metrics, entry)
     together = combined(model, found) if same_pill and found else None
@@ -137,11 +138,14 @@ async def classes(house: InHouse) -> Classes:
 
 
 def _answer_all(
-    model: LoadedModel, photos: list[Photo], language: Language, request_id: str, waited_s: float
+    model: LoadedModel, photos: list[Photo], language: Language, request_id: str, deadline_s: float, waited_s: float
 ) -> tuple[list[NamedAnswer | NamedProblem], list[Answered]]:
     results: list[NamedAnswer | NamedProblem] = []
     found = []
+    began = time.monotonic()
     for photo in photos:
+        if waited_s + time.monotonic() - began > deadline_s:
+            raise TimeoutError  # who asked has been told already
         try:
             entry = answer_photo(model, photo.data, photo.name, waited_s)
         except ProblemError as error:

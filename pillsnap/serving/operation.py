@@ -36,5 +36,4 @@ async def readyz(house: InHouse) -> Response:
 @router.get("/metrics", response_class=Response)
 async def show_metrics(house: InHouse) -> Response:
     """For Prometheus."""
-    house.metrics.waiting.set(house.workers.inside)
     return Response(house.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

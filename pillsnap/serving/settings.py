@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -74,6 +75,17 @@ class ServeSettings(BaseModel):
             if not name or "/" in name or name.count(":") == 1:  # more of them: an address of IPv6
                 raise ValueError(f"{host!r}: give a name or an address, without scheme, port and path")
         return names
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            parts = urlsplit(origin)
+            if origin != "*" and (
+                parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}"
+            ):
+                raise ValueError(f"{origin!r}: give scheme and host (and port) alone, as in https://pharmacy.example")
+        return origins
 
     @classmethod
     def checked(cls, **values: Any) -> Self:

@@ -27,7 +27,7 @@ class Shadow:
         self.metrics = metrics
         self.slot = Slot()
         # told to nobody: an alarm of the challenger is none of the champion
-        self._follower = None if source is None else Follower(self.slot, source, poll_s, Nobody())
+        self._follower = None if source is None else Follower(self.slot, source, poll_s, Nobody(), told_as="shadow: ")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._busy: Future[None] | None = None
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from mlflow.entities.model_registry import ModelVersion
 
 from pillsnap.core.errors import BundleError, GateRefusedError, StoreError
 from pillsnap.gate.trust import TrustRoot
@@ -14,6 +16,7 @@ from pillsnap.registry.following import Mark, Proven, keep, kept, marked, prove
 from pillsnap.serving.slot import LoadedModel
 
 _WARM_UP_RUNS = 3
+_KEEP_AGAIN_S = 300
 
 
 class ModelSource(Protocol):
@@ -58,6 +61,8 @@ class RegistrySource:
         self.home = home
         self.threads = threads
         self._settled: Mark | None = None
+        self._keep_again: float | None = None
+        """When a copy is to be written once more that could not be (`time.monotonic`); None: it is there."""
         self._refused: GateRefusedError | BundleError | None = None
 
     def look(self, present: LoadedModel | None) -> LoadedModel | None:
@@ -73,12 +78,13 @@ class RegistrySource:
             if self._refused is not None:
                 raise self._refused
             if present is not None and not present.kept:
+                self._mend_copy(entry)
                 return None
         self._settled, self._refused = None, None
         try:
             with prove(entry, self.alias) as proven:
                 model = self._load(proven, kept=False)
-                keep(proven, self.home, self.alias)
+                self._keep(proven)
         except (GateRefusedError, BundleError) as error:
             self._settled, self._refused = mark, error
             raise
@@ -89,6 +95,15 @@ class RegistrySource:
         """See `ModelSource`."""
         proven = kept(self.home, self.name, self.alias, TrustRoot.find().ring())
         return None if proven is None else self._load(proven, kept=True)
+
+    def _keep(self, proven: Proven) -> None:
+        self._keep_again = None if keep(proven, self.home, self.alias) else time.monotonic() + _KEEP_AGAIN_S
+
+    def _mend_copy(self, entry: ModelVersion) -> None:
+        """A copy of the model before would answer after a start without the registry."""
+        if self._keep_again is not None and time.monotonic() >= self._keep_again:
+            with prove(entry, self.alias) as proven:
+                self._keep(proven)
 
     def _load(self, proven: Proven, kept: bool) -> LoadedModel:
         session = _warm(PillSession.load(proven.bundle, threads=self.threads))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
@@ -21,6 +21,7 @@ IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 FORM_TYPE = "multipart/form-data"
 _FORM_ROOM = 64 * 1024
 """Bytes of a form around its photos: boundaries, headers, names."""
+MultiPartParser.spool_max_size = MAX_UPLOAD_BYTES  # no photo touches the disk; how many may be in memory says `guard`
 _LONGEST_NAME = 100
 _TAIL = 512
 """Bytes in which a form's end must stand: a boundary has 70 at most."""

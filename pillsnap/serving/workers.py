@@ -22,12 +22,16 @@ _SMOOTHING = 0.1
 class Workers:
     """Runs work in threads, for one event loop."""
 
-    def __init__(self, concurrency: int, queue: int, deadline_s: float) -> None:
+    def __init__(
+        self, concurrency: int, queue: int, deadline_s: float, told: Callable[[int], object] = lambda _: None
+    ) -> None:
+        """``told`` hears how many jobs are inside, whenever that changes."""
         self.concurrency = concurrency
         self.queue = queue
         self.deadline_s = deadline_s
         self.inside = 0
         """Jobs that wait or are worked on."""
+        self._told = told
         self._usual_s = 0.05
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="answer")
 
@@ -40,7 +44,7 @@ class Workers:
         """
         if self.inside >= self.concurrency + self.queue:
             raise ProblemError("overloaded", {"Retry-After": str(self.retry_after_s)})
-        self.inside += 1
+        self._count(1)
         loop = asyncio.get_running_loop()
         asked = time.monotonic()
         job = self._pool.submit(partial(self._in_time, work, asked))
@@ -69,7 +73,8 @@ class Workers:
 
     def _left(self, loop: asyncio.AbstractEventLoop, done: Future[T]) -> None:
         if not loop.is_closed():
-            loop.call_soon_threadsafe(self._count_down)
+            loop.call_soon_threadsafe(self._count, -1)
 
-    def _count_down(self) -> None:
-        self.inside -= 1
+    def _count(self, change: int) -> None:
+        self.inside += change
+        self._told(self.inside)

@@ -1,0 +1,89 @@
+"""How many answers does a variant keep, on photos that nobody has looked at?
+
+    python benchmarks/fresh_photos.py pillsnap.onnx int8.onnx --drugs 20 --seeds 1 2 3 4
+
+Photos of the demo's drugs, drawn anew: the drugs are those of `pillsnap data render` (seed 0), the photos are not. No
+training, calibration or choice has seen them, and there are as many as wanted: one of each background, light, side and
+seed. What is compared is how often each bundle answers as the first does, on the photo as it is and through the
+reference client, with Wilson's 95 % interval over photos.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from pillsnap.clients.phone import PhoneClient
+from pillsnap.core.preprocessing import InferencePreprocessor
+from pillsnap.inference.session import PillSession
+from pillsnap.synthetic.conditions import choose_real
+from pillsnap.synthetic.drugs import design_drugs
+from pillsnap.synthetic.render import build_model, render_real
+
+_BATCH = 8
+
+
+def fresh_photos(index: int, drugs: int, seeds: list[int]) -> list[tuple[str, bytes]]:
+    """(K-CODE, JPEG) of one drug: a photo of every sitting and seed."""
+    design = design_drugs(drugs, 0)[index]
+    model = build_model(design)
+    photos = []
+    for seed in seeds:
+        for condition in choose_real(seed, design.index, 1):
+            image, quality = render_real(model, condition, seed)
+            _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+            photos.append((design.kcode, data.tobytes()))
+    return photos
+
+
+def batches(photos: list[bytes], preprocessor: InferencePreprocessor) -> Iterator[NDArray[np.uint8]]:
+    """What the net sees of the photos, N,H,W,C, a few at a time."""
+    for start in range(0, len(photos), _BATCH):
+        yield preprocessor.prepare_batch(photos[start : start + _BATCH])
+
+
+def share(hits: NDArray[np.bool_]) -> str:
+    """A share in per cent with its interval."""
+    interval = binomtest(int(hits.sum()), hits.size).proportion_ci(method="wilson")
+    return f"{hits.mean():.2%} ({interval.low:.2%}-{interval.high:.2%})"
+
+
+def main() -> None:
+    """Draw, answer, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", nargs="+", type=Path, help="the first is what the others are compared with")
+    parser.add_argument("--drugs", type=int, default=100, help="as in the data that the bundles learned from")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the photos; 0 are the demo's own")
+    args = parser.parse_args()
+    with ProcessPoolExecutor() as pool:
+        draw = partial(fresh_photos, drugs=args.drugs, seeds=args.seeds)
+        drawn = [photo for photos in pool.map(draw, range(args.drugs)) for photo in photos]
+    direct = [photo for _, photo in drawn]
+    client = PhoneClient()
+    ways = {"direct": direct, "client": [client.prepare(photo) for photo in direct]}
+    first: dict[str, NDArray[np.int64]] = {}
+    print(f"{len(drawn)} photos of {args.drugs} drugs\n")
+    print("| bundle | photo | top-1 | as the first, direct | as the first, same photo |\n|---|---|---|---|---|")
+    for bundle in args.bundles:
+        session = PillSession.load(bundle)
+        kcodes = np.asarray([entry.kcode for entry in session.metadata.classes])
+        for way, photos in ways.items():
+            found_N = np.concatenate(
+                [session.predict(batch).logits_NK.argmax(axis=1) for batch in batches(photos, session.preprocessor)]
+            )
+            first.setdefault(way, found_N)
+            right = kcodes[found_N] == np.asarray([kcode for kcode, _ in drawn])
+            kept = " | ".join(share(found_N == first[other]) for other in ("direct", way))
+            print(f"| {bundle.name} | {way} | {share(right)} | {kept} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -228,6 +228,31 @@ def test_a_full_disk_does_not_stop_serving(
     assert source_in(tmp_path / "home").kept() is None
 
 
+def test_a_copy_that_could_not_be_written_is_written_later(
+    champion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the model before would answer after the next start without the registry."""
+    source = source_in(tmp_path / "home")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.copytree", full)
+        first = source.look(None)
+    assert first is not None
+    assert source.kept() is None
+    assert source.look(first) is None
+    assert source.kept() is None  # not at every look: the files are downloaded for it
+    source._keep_again = 0.0
+    assert source.look(first) is None
+    copy = source.kept()
+    assert copy is not None
+    assert copy.version == "1"
+    monkeypatch.setattr(sources, "prove", lambda *_: pytest.fail("it is there"))
+    assert source.look(first) is None
+
+
 def test_two_servers_keep_in_one_place(champion: str, tmp_path: Path) -> None:
     entry, _ = marked("pills", "champion")
     assert entry is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -10,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
@@ -17,7 +20,8 @@ from pillsnap.core.client_contract import ClientContract
 from pillsnap.core.errors import ConfigError
 from pillsnap.inference.session import PillSession
 from pillsnap.serving import guard
-from pillsnap.serving.problems import KINDS, MEDIA_TYPE, Problem
+from pillsnap.serving.app import create_app
+from pillsnap.serving.problems import KINDS, MEDIA_TYPE, Problem, ProblemError
 from pillsnap.serving.settings import ServeSettings
 from pillsnap.serving.sources import BundleSource
 
@@ -218,6 +222,59 @@ def test_retired_drugs_are_neither_listed_nor_answered(
         assert client.get("/v1/narrow/info").json()["classes"] == 5
         answer = client.post(PREDICT, content=toy.jpeg(1), headers=JPEG).json()
         assert "K-990002" not in [entry["kcode"] for entry in answer["predictions"]]
+
+
+def test_no_path_is_redirected(client: TestClient) -> None:
+    for answer in (
+        client.get("/v1/narrow/info/", follow_redirects=False),
+        client.post("/v1/narrow/predict/", follow_redirects=False),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+def test_a_batch_is_given_up_when_its_time_is_over(
+    client_of: ClientOf, toy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    def slowly(*_: Any) -> Any:
+        begun.append(time.monotonic())
+        time.sleep(0.4)
+        raise ProblemError("undecodable")
+
+    monkeypatch.setattr("pillsnap.serving.narrow.answer_photo", slowly)
+    files = [("images", ("a.jpg", toy.jpeg(0), "image/jpeg"))] * 10
+    with client_of(deadline_s=0.6) as client:
+        answer = client.post("/v1/narrow/batch_predict", files=files)
+    assert (answer.status_code, answer.json()["code"]) == (503, "deadline_exceeded")
+    assert len(begun) == 2  # the end of the block waits for the work
+
+
+def test_a_photo_in_a_form_needs_no_room_on_the_disk(
+    client: TestClient, toy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+    photo = cv2.imencode(".png", noise)[1].tobytes()
+    assert len(photo) > 2**22
+    answer = client.post("/v1/narrow/predict", files={"image": ("a.png", photo, "image/png")})
+    assert answer.status_code == 200, answer.text
+
+
+def test_workers_without_room_for_their_counters_say_so(
+    settings: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / f"counter_{os.getpid()}.db").write_bytes(b"")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(ConfigError, match="no room for the counters of a worker"):
+        create_app(settings())
 
 
 def test_probes(client: TestClient) -> None:

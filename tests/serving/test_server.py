@@ -137,6 +137,51 @@ def test_a_byte_after_an_answer_keeps_no_connection_open(served: Any, bundle: Pa
         connection.close()
 
 
+def test_who_does_not_take_the_answers_is_cut_off(served: Any, bundle: Path) -> None:
+    """Each holds a place in the house for as long."""
+    server = served("--model", str(bundle), "--upload-time", "1")
+    parts = urlsplit(server.url)
+    deaf = []
+    for _ in range(3):
+        deaf.append(socket.socket())
+        deaf[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf[-1].connect((parts.hostname, parts.port))
+        # answers of over ten megabytes: more than the kernel takes for a client
+        deaf[-1].sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 400)
+    process = psutil.Process(server.process.pid)
+    end = time.monotonic() + 30
+    while len(process.net_connections("tcp")) > 1 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert [entry.status for entry in process.net_connections("tcp")] == ["LISTEN"]
+    for connection in deaf:
+        connection.close()
+
+
+def test_who_is_refused_while_sending_is_told_why(served: Any, bundle: Path) -> None:
+    """A socket that is closed with bytes unread is reset, and the answer with it."""
+    server = served("--model", str(bundle), "--upload-time", "2")
+    long, waiting = connect(server.url), connect(server.url)
+    long.sendall(head(12_000_000))
+    for _ in range(120):
+        long.sendall(b"x" * 100_000)
+        time.sleep(0.001)
+    answer = received(long)
+    assert answer.startswith("HTTP/1.1 413")
+    assert '"code":"too_many_bytes"' in answer
+    waiting.sendall(head(12_000_000) + b"x")  # and then neither goes on nor closes
+    assert waiting.recv(65536).startswith(b"HTTP/1.1 413")
+    end, cut = time.monotonic() + 10, False
+    while not cut and time.monotonic() < end:
+        try:
+            waiting.sendall(b"x")
+            time.sleep(0.05)
+        except OSError:
+            cut = True
+    assert cut
+    long.close()
+    waiting.close()
+
+
 def test_connections_are_limited(served: Any, bundle: Path, toy: SimpleNamespace) -> None:
     server = served("--model", str(bundle), "--header-time", "2", "--connections", "30")
     opened = []
@@ -206,7 +251,13 @@ def test_lengths_that_are_not_true(served: Any, bundle: Path, toy: SimpleNamespa
     )  # fmt: skip
     megabyte = b"100000\r\n" + b"x" * 2**20 + b"\r\n"
     assert told(chunked + megabyte * 12).startswith("HTTP/1.1 413")
-    assert told(b"GARBAGE\r\n\r\n").startswith("HTTP/1.1 400")
+    both = head(5, "Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\n\r\n"
+    assert re.match(r"HTTP/1.1 400 .*connection: close.*bad_request", told(both + PROBE), re.DOTALL | re.IGNORECASE)
+    assert "HTTP/1.1 200" not in told(both + PROBE)
+    garbage = told(b"GARBAGE\r\n\r\n")
+    assert garbage.startswith("HTTP/1.1 400")
+    assert "application/problem+json" in garbage
+    assert '"code":"bad_request"' in garbage
     assert told(b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n\r\n").startswith("HTTP/1.1 400")
     assert server.post(photo).status_code == 200
     assert "Traceback" not in server.log.read_text()
@@ -244,7 +295,41 @@ def test_several_processes_answer_and_are_counted_together(served: Any, bundle: 
         if len(now) >= 2 and models() == 2:
             break
     assert models() == 2
+    assert f"Child process [{workers[0].pid}] died" in server.log.read_text()  # and nobody need guess
+    assert "Started" not in server.log.read_text()
     server.process.terminate()
+    assert server.process.wait(timeout=40) == 0
+
+
+def test_workers_whose_parent_is_killed_leave_the_port(served: Any, bundle: Path) -> None:
+    server = served("--model", str(bundle), "--workers", "2")
+    children = psutil.Process(server.process.pid).children()
+    server.process.kill()
+    server.process.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{server.url}/healthz", timeout=5)
+
+
+def test_workers_that_end_take_no_new_connections(served: Any, bundle: Path, toy: SimpleNamespace) -> None:
+    server = served("--model", str(bundle), "--workers", "2", "--threads", "1", "--concurrency", "1")
+    photo = toy.jpeg(1, side=7000, ending=".png")
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(server.post, photo) for _ in range(6)]
+        while "pillsnap_inside 0.0" in requests.get(f"{server.url}/metrics", timeout=10).text:
+            time.sleep(0.01)
+        server.process.terminate()
+        time.sleep(1.5)  # the parent looks at its signals twice a second
+        refused = 0
+        while not all(job.done() for job in asked):
+            try:
+                connect(server.url).close()
+            except ConnectionRefusedError:
+                refused += 1
+            time.sleep(0.05)
+    assert refused > 0
+    assert {job.result().status_code for job in asked} == {200}
     assert server.process.wait(timeout=40) == 0
 
 
@@ -317,6 +402,7 @@ with TestClient(create_app(settings)) as client:
         (["--threads", "0"], 2, "--threads"),
         (["--model", "BUNDLE", "--host", ""], 2, "--host: is empty"),
         (["--model", "BUNDLE", "--deadline", "nan"], 2, "deadline_s"),
+        (["--model", "BUNDLE", "--allow-origin", "https://a.example/"], 2, "give scheme and host (and port) alone"),
         (["--model", "BUNDLE", "--allow-host", "name:80"], 2, "'name:80': give a name or an address"),
     ],
 )

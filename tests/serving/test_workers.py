@@ -93,3 +93,16 @@ def test_a_fault_is_handed_on_and_frees_its_place() -> None:
 
     asyncio.run(twice())
     workers.close()
+
+
+def test_who_wants_to_know_hears_how_many_are_inside() -> None:
+    heard: list[int] = []
+    workers = Workers(1, queue=1, deadline_s=5, told=heard.append)
+
+    async def two() -> None:
+        await asyncio.gather(*(workers.run(lambda _: time.sleep(0.02)) for _ in range(2)))
+        await asyncio.sleep(0.05)
+
+    asyncio.run(two())
+    assert heard == [1, 2, 1, 0]
+    workers.close()

@@ -181,7 +181,8 @@ def _print_manifest(found: ManifestDiff, show: int) -> None:
 
 def _print_moves(title: str, moves: Sequence[PictureChange], show: int) -> None:
     kinds = Counter(f"{move.old} → {move.new}" for move in moves)
-    title += f" ({', '.join(f'{kind}: {number}' for kind, number in sorted(kinds.items()))})"
+    shown = [f"{kind}: {number}" if len(kinds) > 1 else kind for kind, number in sorted(kinds.items())]
+    title += f" ({', '.join(shown)})"
     _print_some(title, [_picture(move) for move in moves], show)
 
 

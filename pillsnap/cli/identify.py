@@ -38,7 +38,7 @@ def identify(photos: tuple[Path, ...], name: str, alias: str, bundle: Path | Non
                 answers = session.identify(read_image_bytes(photo), top, name=str(photo))
             except ImageError as error:
                 unusable.append(str(error))
-                click.echo(f"  not identified: {error}")
+                click.echo("  not identified")
                 continue
             threshold = session.metadata.unsure_below
             if threshold is not None and answers[0].confidence < threshold:

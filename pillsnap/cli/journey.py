@@ -84,10 +84,16 @@ def _prepare_raw(raw: Path, out: Path, name: str) -> PrepareResult:
 
 
 def load_training_data(config: ExperimentConfig, manifest: Manifest, workspace: Path) -> TrainingData:
-    """The prepared images of a manifest (made where there are none), and which of them train."""
+    """The prepared images of a manifest (made where there are none), and which of them train.
+
+    Raises:
+        ConfigError: the experiment's backbone is none.
+    """
     from pillsnap.data.cache import PreparedCache
+    from pillsnap.training.backbone import check_backbone
     from pillsnap.training.batches import TrainingData
 
+    check_backbone(config.model)
     if manifest.summary.get("preprocessing_fingerprint") != config.preprocessing.fingerprint:
         _log.info(
             "this experiment preprocesses in its own way (%d px, fingerprint %s), not as the manifest records",

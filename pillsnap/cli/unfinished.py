@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pillsnap.core.errors import ConfigError, DataError
+from pillsnap.core.errors import ConfigError, DataError, PillSnapError
 from pillsnap.core.files import read_json, sha256_file, sha256_json, write_json
 
 if TYPE_CHECKING:
@@ -118,6 +118,10 @@ def resumable_run(
                 yield run
             except ConfigError:
                 raise  # the same command would be refused again
+            except PillSnapError:
+                if (folder / CHECKPOINTS).is_dir():  # before the first, the same command would most likely fail again
+                    _log.warning("the run %s can go on: start the same command again", tracked.run_id)
+                raise
             except BaseException:
                 _log.warning("the run %s can go on: start the same command again", tracked.run_id)
                 raise

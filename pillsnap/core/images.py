@@ -26,6 +26,7 @@ remarked on by the validator. All codes stand in `core.image_codes`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,4 +178,5 @@ def read_image_bytes(path: Path) -> bytes:
             )
         return path.read_bytes()
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror or error})", Refusal.UNREADABLE) from error
+        behind = f"; it is a link to {os.readlink(path)}" if path.is_symlink() else ""
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error}{behind})", Refusal.UNREADABLE) from error

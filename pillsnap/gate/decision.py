@@ -107,7 +107,11 @@ def decide(
         *checks.worst_checks(evidence, policy),
         *checks.count_checks(evidence, policy),
         *checks.origin_checks(evidence, policy),
-        *(() if champion_sha256 is None else champion_checks(evidence.comparison, policy, champion_sha256)),
+        *(
+            ()
+            if champion_sha256 in (None, bundle_sha256)  # the very same file is no rival of itself
+            else champion_checks(evidence.comparison, policy, champion_sha256)
+        ),
     )
     return Decision(
         verdict=_verdict(strangers, {check.status for check in done}),

@@ -205,7 +205,7 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
     except OSError as error:
         raise ConfigError(
             f"{path}: the gate's private key cannot be read ({error.strerror}); make a pair with: pillsnap registry "
-            "keygen"
+            f"keygen --private {path}"
         ) from error
     if stat.S_IMODE(mode) & 0o077:
         raise ConfigError(f"{path}: others may read the gate's private key; shut it with: chmod 600 {path}")

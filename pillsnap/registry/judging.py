@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 import pillsnap
-from pillsnap.core.errors import BundleError, EvidenceError, GateRefusedError, StoreError, TamperedError
+from pillsnap.core.errors import BundleError, DataError, EvidenceError, GateRefusedError, StoreError, TamperedError
 from pillsnap.core.files import sha256_bytes, sha256_file
 from pillsnap.core.manifest import Manifest
 from pillsnap.evaluation.card import model_card, plain
@@ -108,7 +108,7 @@ def judge(
         StoreError: the registry or the files of the version cannot be had.
         GateRefusedError: the present champion has not proven itself, so nothing can be compared with it; or the
             registry does not take the word.
-        DataError: the gate's own manifest or pictures cannot be read.
+        DataError: the gate's own manifest or pictures cannot be read, or do not fit a version with a good word.
     """
     entry = find_version(client, name, version)
     ring = trust.ring()
@@ -122,6 +122,11 @@ def judge(
             tempfile.TemporaryDirectory(prefix="pillsnap-") as folder,
         ):
             measured = _measure(case, files.bundle, champion_bundle, run.run_id, progress)
+            if measured.result is None and before is not None and _still_speaks(before, files.facts):
+                raise DataError(
+                    f"{name} version {entry.version} cannot be judged: {measured.problem}. Its word ({before.verdict}) "
+                    "stands, and nothing was signed; give the manifest that it belongs to"
+                )
             report = write_report(measured.result, manifest, Path(folder) / REPORT) if measured.result else None
             statement = _state(case, measured, before, run.run_id, report)
             envelope = seal(statement, key)
@@ -181,6 +186,11 @@ def _word_before(entry: ModelVersion, ring: KeyRing) -> Statement | None:
         return statement_of(entry, ring)
     except TamperedError:
         return None
+
+
+def _still_speaks(before: Statement, facts: VersionFacts) -> bool:
+    """A good word for these very files: that another manifest cannot measure them says nothing against them."""
+    return before.verdict != Verdict.REJECT and facts_of(before) == facts
 
 
 def _is_kept(client: MlflowClient, before: Statement, facts: VersionFacts) -> bool:

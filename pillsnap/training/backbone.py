@@ -7,6 +7,7 @@ K class.
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,15 @@ class PillNet(nn.Module):
         return logits
 
 
+def check_backbone(model: ModelConfig) -> None:
+    """Asked before hours of preparation. Raises ConfigError: timm has no such backbone."""
+    if not timm.is_model(model.backbone):
+        close = ", ".join(difflib.get_close_matches(model.backbone, timm.list_models(), n=3))
+        raise ConfigError(
+            f"model.backbone: timm has no model {model.backbone!r} (similar: {close or 'see timm.list_models()'})"
+        )
+
+
 def create_net(model: ModelConfig, preprocessing: PreprocessingSpec, num_classes: int) -> PillNet:
     """Build the network, with pretrained weights where the configuration asks for them.
 
@@ -57,9 +67,7 @@ def create_net(model: ModelConfig, preprocessing: PreprocessingSpec, num_classes
         ConfigError: a backbone that timm does not have, or arguments that it does not take.
         TrainingError: the pretrained weights cannot be had, or do not fit. Never silently random.
     """
-    if not timm.is_model(model.backbone):
-        close = ", ".join(timm.list_models(f"*{model.backbone[:8]}*")[:5]) or "see timm.list_models()"
-        raise ConfigError(f"model.backbone: timm has no model {model.backbone!r} (similar: {close})")
+    check_backbone(model)
     reserved = sorted(_RESERVED & set(model.kwargs))
     if reserved:
         raise ConfigError(f"model.kwargs: {', '.join(reserved)} cannot stand there; they have own keys or are fixed")

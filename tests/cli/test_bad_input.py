@@ -135,6 +135,7 @@ def test_photos_for_identify(call: Call, prepared: Path, tmp_path: Path) -> None
     status, out, err = call("identify", "--bundle", prepared / "bundle.onnx", photos[0], good, *photos[1:], tmp_path)
     assert status == 1
     assert "error: 5 of 6 photos cannot be used:" in err
+    assert out.count("not identified") == 5
     assert "cut.jpg: the picture is cut off" in err
     assert "text.jpg: is not a picture that can be decoded" in err
     assert "empty.jpg: the file is empty" in err

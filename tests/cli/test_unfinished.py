@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from pillsnap.cli import journey
 from pillsnap.cli.unfinished import ResumableRun, resumable_run
-from pillsnap.core.errors import ConfigError
+from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.core.files import read_json
 from pillsnap.core.manifest import Manifest
@@ -118,6 +118,16 @@ def test_a_run_that_was_interrupted_goes_on(
     assert run.data.tags["pillsnap.resumable"] == "false"
     assert "ended_because" not in run.data.tags
     assert read_json(again.folder / "run.json")["finished"] is True
+
+
+def test_only_what_has_a_checkpoint_is_said_to_go_on_after_an_error(
+    open_run: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = open_run(TrainingError("weights that do not fit"))
+    assert "can go on" not in caplog.text
+    (first.folder / "checkpoints").mkdir()
+    open_run(TrainingError("the disk is full"))
+    assert "can go on: start the same command again" in caplog.text
 
 
 def test_while_it_goes_on_it_is_running(open_run: Open, store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:

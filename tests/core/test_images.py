@@ -237,6 +237,9 @@ def test_any_bytes_are_a_picture_or_an_image_error(data, head):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ImageError, match=r"none\.jpg: cannot be read"):
         read_image_bytes(tmp_path / "none.jpg")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "moved" / "photo.jpg")
+    with pytest.raises(ImageError, match=r"link\.jpg: cannot be read .*it is a link to .*moved/photo\.jpg"):
+        read_image_bytes(tmp_path / "link.jpg")
 
 
 def test_a_large_file_is_not_read(tmp_path):

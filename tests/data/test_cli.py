@@ -116,6 +116,18 @@ def test_growing(call, prepare, raw, tmp_path):
     assert prepare("--fresh", "--seed", 1)[0] == 0
 
 
+def test_a_drug_that_the_list_has_no_longer_is_named(call, tiny, tmp_path):
+    three = ("K-000001", "K-000002", "K-000003")
+    raw = tiny.raw(tmp_path / "three", three)
+    prepared = ("data", "prepare", "--raw", raw, "--out", tmp_path / "out", "--min-side", 16)
+    assert "retired" not in call(*prepared)[1]
+    tiny.drug_list(raw / "drugs.json", three[:2])
+    status, out, err = call(*prepared)
+    assert status == 0, err
+    assert out.splitlines()[0].endswith(" images of 2 drugs")
+    assert "  retired, as the drug list has them no longer; never answered: 1\n    K-000003\n" in out
+
+
 def test_wrong_use_ends_with_2(call, raw, tmp_path):
     assert call("data", "prepare", "--out", tmp_path / "out")[0] == 2
     assert call("data", "prepare", "--raw", raw)[0] == 2

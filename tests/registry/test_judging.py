@@ -12,7 +12,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from pillsnap.core.errors import ConfigError, GateRefusedError, StoreError
+from pillsnap.core.errors import ConfigError, DataError, GateRefusedError, StoreError
 from pillsnap.core.evidence import Evidence
 from pillsnap.core.files import sha256_file
 from pillsnap.gate.decision import Verdict
@@ -163,6 +163,32 @@ def test_what_cannot_be_measured_is_rejected(
     assert str(tmp_path) not in statement.reasons[0], "no path of the gate's machine"
     assert said in store.get_model_version("pills", "1").description
     assert gate.judge("1") == statement, "and it stays so without measuring again"
+
+
+def test_a_manifest_that_does_not_fit_takes_no_good_word_away(
+    store: MlflowClient, candidate: Candidate, gate: Any, toys: SimpleNamespace, tmp_path: Path
+) -> None:
+    """Else one wrong folder on the command line would take the champion out of service."""
+    word = gate.judge(candidate())
+    promote("pills", "1")
+    other = toys.save_manifest(tmp_path / "other", toys.toy_colors(3), [(1, 1, "test", "real")])
+    with pytest.raises(DataError, match=r"6 classes in the bundle, 3 in the manifest.*Its word \(PROMOTE\) stands"):
+        judge(connect(), "pills", "1", other, gate.key, gate.trust, again=True)
+    assert gate.judge("1") == word
+    assert promote("pills", "1") == word
+
+
+def test_the_champions_own_file_is_not_held_back_beside_it(
+    store: MlflowClient, candidate: Candidate, gate: Any
+) -> None:
+    from pillsnap.registry.versions import register
+
+    gate.set_policy(champion__margin={"top1": 0.0001, "real_top1": 0.0001})
+    gate.judge(candidate())
+    promote("pills", "1")
+    assert gate.judge(candidate()).verdict == Verdict.HOLD, "too few photos to say that it is no worse"
+    run_id = store.get_model_version("pills", "1").run_id
+    assert gate.judge(str(register(run_id, "pills").version)).verdict == Verdict.PROMOTE
 
 
 def test_two_gates_at_once_leave_one_word(

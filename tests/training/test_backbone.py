@@ -80,6 +80,8 @@ def test_an_unknown_backbone_is_misconfigured(tiny_config: Config, name: str) ->
 def test_an_unknown_backbone_is_answered_with_similar_ones(tiny_config: Config) -> None:
     with pytest.raises(ConfigError, match=r"similar: .*resnet18"):
         build(tiny_config({"model.backbone": "resnet18_"}))
+    with pytest.raises(ConfigError, match=r"similar: mobilenetv4_conv_small"):
+        build(tiny_config({"model.backbone": "mobilenetv4_conv_smal"}))
 
 
 def test_arguments_that_the_net_does_not_take_are_misconfigured(tiny_config: Config) -> None:

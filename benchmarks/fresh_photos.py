@@ -5,7 +5,7 @@
 Photos of the demo's drugs, drawn anew: the drugs are those of `pillsnap data render` (seed 0), the photos are not. No
 training, calibration or choice has seen them, and there are as many as wanted: one of each background, light, side and
 seed. What is compared is how often each bundle answers as the first does, on the photo as it is and through the
-reference client, with Wilson's 95 % interval over photos.
+reference client, with Wilson's 95 % interval over photos; also of those alone on which the first is sure.
 """
 
 from __future__ import annotations
@@ -70,19 +70,26 @@ def main() -> None:
     client = PhoneClient()
     ways = {"direct": direct, "client": [client.prepare(photo) for photo in direct]}
     first: dict[str, NDArray[np.int64]] = {}
+    sure_N: NDArray[np.bool_] | None = None
     print(f"{len(drawn)} photos of {args.drugs} drugs\n")
-    print("| bundle | photo | top-1 | as the first, direct | as the first, same photo |\n|---|---|---|---|---|")
+    print("| bundle | photo | top-1 | as the first, direct | where that is sure | as the first, same photo |")
+    print("|---|---|---|---|---|---|")
     for bundle in args.bundles:
         session = PillSession.load(bundle)
         kcodes = np.asarray([entry.kcode for entry in session.metadata.classes])
         for way, photos in ways.items():
-            found_N = np.concatenate(
-                [session.predict(batch).logits_NK.argmax(axis=1) for batch in batches(photos, session.preprocessor)]
+            probabilities_NK = np.concatenate(
+                [session.predict(batch).probabilities_NK for batch in batches(photos, session.preprocessor)]
             )
+            found_N = probabilities_NK.argmax(axis=1)
             first.setdefault(way, found_N)
+            if sure_N is None:
+                sure_N = probabilities_NK.max(axis=1) >= (session.metadata.unsure_below or 0)
             right = kcodes[found_N] == np.asarray([kcode for kcode, _ in drawn])
-            kept = " | ".join(share(found_N == first[other]) for other in ("direct", way))
+            kept_N = found_N == first["direct"]
+            kept = " | ".join(share(same) for same in (kept_N, kept_N[sure_N], found_N == first[way]))
             print(f"| {bundle.name} | {way} | {share(right)} | {kept} |", flush=True)
+    print(f"\nsure: {0 if sure_N is None else int(sure_N.sum())}")
 
 
 if __name__ == "__main__":

@@ -351,7 +351,7 @@ def test_manifest_diff(call, tmp_path):
     lines = out.splitlines()
     assert lines[0].startswith(f"old: {tmp_path / 'old'}  manifest ")
     assert lines[2].startswith("WARNING: in the test split now, but a model of OLD has seen them")
-    assert lines[2].endswith("(train → test: 8): 8")
+    assert lines[2].endswith("(train → test): 8")
     assert lines[3:6] == ["  00.jpg: train → test", "  01.jpg: train → test", "  and 6 more (--show 8, --json)"]
     assert "added: 1\n  new.jpg\n" in out
     assert "summary: 1\n  seed 1 → 2\n" in out

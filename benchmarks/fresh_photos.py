@@ -19,10 +19,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from pillsnap.clients.phone import PhoneClient
 from pillsnap.core.preprocessing import InferencePreprocessor
+from pillsnap.evaluation.metrics import share
 from pillsnap.inference.session import PillSession
 from pillsnap.synthetic.conditions import choose_real
 from pillsnap.synthetic.drugs import design_drugs
@@ -50,10 +50,10 @@ def batches(photos: list[bytes], preprocessor: InferencePreprocessor) -> Iterato
         yield preprocessor.prepare_batch(photos[start : start + _BATCH])
 
 
-def share(hits: NDArray[np.bool_]) -> str:
+def in_words(hits_N: NDArray[np.bool_]) -> str:
     """A share in per cent with its interval."""
-    interval = binomtest(int(hits.sum()), hits.size).proportion_ci(method="wilson")
-    return f"{hits.mean():.2%} ({interval.low:.2%}-{interval.high:.2%})"
+    found = share(hits_N)
+    return "-" if found is None else f"{found.value:.2%} ({found.low:.2%}-{found.high:.2%})"
 
 
 def main() -> None:
@@ -87,8 +87,8 @@ def main() -> None:
                 sure_N = probabilities_NK.max(axis=1) >= (session.metadata.unsure_below or 0)
             right = kcodes[found_N] == np.asarray([kcode for kcode, _ in drawn])
             kept_N = found_N == first["direct"]
-            kept = " | ".join(share(same) for same in (kept_N, kept_N[sure_N], found_N == first[way]))
-            print(f"| {bundle.name} | {way} | {share(right)} | {kept} |", flush=True)
+            kept = " | ".join(in_words(same) for same in (kept_N, kept_N[sure_N], found_N == first[way]))
+            print(f"| {bundle.name} | {way} | {in_words(right)} | {kept} |", flush=True)
     print(f"\nsure: {0 if sure_N is None else int(sure_N.sum())}")
 
 

@@ -174,9 +174,9 @@ def _print_result(result: PrepareResult, seconds: float) -> None:
     from pillsnap.data.coverage import in_words
 
     summary, report = result.manifest.summary, result.report
-    retired = [drug.kcode for drug in result.manifest.catalog.drugs if drug.retired]
-    in_use = summary["num_classes"] - len(retired)
-    click.echo(f"{summary['name']}: {summary['total_images']} images of {in_use} drugs")
+    catalog = result.manifest.catalog
+    retired = [drug.kcode for drug in catalog.drugs if drug.retired]
+    click.echo(f"{summary['name']}: {summary['total_images']} images of {len(catalog.active)} drugs")
     _print_some("retired, as the drug list has them no longer; never answered", retired)
     for split, counts in summary["splits_by_domain"].items():
         click.echo(f"  {split:5s} {sum(counts.values()):7d}   studio {counts['studio']:7d}   real {counts['real']:7d}")

@@ -118,12 +118,10 @@ def resumable_run(
                 yield run
             except ConfigError:
                 raise  # the same command would be refused again
-            except PillSnapError:
-                if (folder / CHECKPOINTS).is_dir():  # before the first, the same command would most likely fail again
+            except BaseException as error:
+                # an error before the first checkpoint would most likely come again
+                if not isinstance(error, PillSnapError) or (folder / CHECKPOINTS).is_dir():
                     _log.warning("the run %s can go on: start the same command again", tracked.run_id)
-                raise
-            except BaseException:
-                _log.warning("the run %s can go on: start the same command again", tracked.run_id)
                 raise
             tracked.set_tags({RESUMABLE_TAG: str(bool(run.unfinished)).lower()})
         # after the end of the MLflow run: one that is killed in between is opened again, and ended

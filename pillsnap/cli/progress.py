@@ -42,7 +42,7 @@ class Progress:
 
         if stage != self._stage:
             self._close()
-            self._stage, self._bar = stage, tqdm(total=total, desc=stage, unit=" images")
+            self._stage, self._bar = stage, tqdm(total=total, desc=stage)
         self._bar.update(done - self._bar.n)
 
     def _close(self) -> None:

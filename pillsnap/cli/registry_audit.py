@@ -32,14 +32,22 @@ def history(name: str | None, as_json: bool) -> None:
 
 @click.command()
 def verify() -> None:
-    """Check the record's chain, and that every champion stands there by it (exit status 1 where not)."""
+    """Check the record's chain, and that every champion stands there by it and by the gate's word (exit status 1)."""
     from pillsnap.core.errors import TamperedError
     from pillsnap.registry import audit
-    from pillsnap.registry.local import guarded_aliases, guarded_stages, open_registry
+    from pillsnap.registry.local import guarded_aliases, guarded_stages, open_registry, unproven
 
     store = open_registry()
-    problems = audit.problems(store.engine, guarded_aliases(store), guarded_stages(store))
+    aliases, stages = guarded_aliases(store), guarded_stages(store)
+    problems = audit.problems(store.engine, aliases, stages)
     if problems:
         raise TamperedError("the record of the registry does not hold:" + "".join(f"\n  - {text}" for text in problems))
+    wrong, unseen = unproven(store, aliases, stages)
+    if wrong:
+        raise TamperedError(
+            "the record holds, but what stands there has not proven itself:" + "".join(f"\n  - {t}" for t in wrong)
+        )
     rows = sum(1 for _ in audit.entries(store.engine))
-    click.echo(f"the record holds: {rows} row{'s' * (rows != 1)}, every champion and challenger explained")
+    click.echo(f"the record holds: {rows} row{'s' * (rows != 1)}, every champion and challenger explained and proven")
+    for text in unseen:
+        click.echo(f"only the envelope was checked of {text}")

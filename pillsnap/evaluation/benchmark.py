@@ -95,7 +95,9 @@ class Benchmark:
 
     def markdown(self) -> str:
         """What it was measured on, and a table with one line a timing."""
-        engines = "; ".join(f"{b['name']}: {b['provider']} ({b['library']} {b['version']})" for b in self.bundles)
+        engines = "; ".join(
+            f"{b['name']}: {b['precision']}, {b['provider']} ({b['library']} {b['version']})" for b in self.bundles
+        )
         lines = [
             f"{self.hardware}, {self.cores} cores. {engines}.",
             "",
@@ -146,14 +148,16 @@ def run_benchmark(
     for count in threads or _doubling(usable_cores()):
         sessions = dict(zip(names, [PillSession.load(bundle, threads=count) for bundle in bundles], strict=True))
         facts = [_facts(name, session) for name, session in sessions.items()]
-        tell = _teller(progress, f"{count} threads")
+        threads_words = f"{count} thread{'s' * (count != 1)}"
         for photo in photos:
             clocks = {name: _photo_clock(session, photo) for name, session in sessions.items()}
+            tell = _teller(progress, f"{photo.name}, {threads_words}, runs")
             for name, rows in _in_turns(clocks, runs, warm_up, tell).items():
                 for what in (WHOLE, *STAGES):
                     taken.append(_timing(name, count, what, photo.words, 1, [row[what] for row in rows]))
         for batch in batches:
             clocks = {name: _batch_clock(session, batch) for name, session in sessions.items()}
+            tell = _teller(progress, f"the model alone, batch {batch}, {threads_words}, runs")
             for name, rows in _in_turns(clocks, max(TURN, runs // batch), warm_up, tell).items():
                 taken.append(_timing(name, count, "inference", "", batch, [row["inference"] for row in rows]))
     seen = [{"name": p.words, "bytes": len(p.data), "sha256": sha256_bytes(p.data)} for p in photos]

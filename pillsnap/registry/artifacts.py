@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -22,6 +23,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import validate_path_is_safe
 
 from pillsnap.core.errors import DataError, GateRefusedError, PillSnapError
+from pillsnap.gate.admission import VersionFacts
 from pillsnap.inference.session import LARGEST_BUNDLE
 from pillsnap.tracking.fetching import MODEL_FILE, model_digests
 
@@ -33,11 +35,31 @@ _STORES = {"s3", "gs", "wasbs", "abfss"}
 """Schemes that are fetched. Not http and the like: whoever registers a version would send the server anywhere."""
 
 
+class BehindProxyError(GateRefusedError):
+    """The files lie behind an artifact proxy that another process runs."""
+
+
+def facts_at(entry: ModelVersion, location: str) -> VersionFacts:
+    """What a version is, with the digests of its files at an artifact location. Raises as `digests`, with its name."""
+    try:
+        bundle_sha256, artifact_sha256 = digests(location)
+    except GateRefusedError as error:
+        raise type(error)(f"{entry.name} version {entry.version}: {error}") from error
+    return VersionFacts(
+        name=entry.name,
+        version=str(entry.version),
+        created_at_ms=int(entry.creation_timestamp),
+        bundle_sha256=bundle_sha256,
+        artifact_sha256=artifact_sha256,
+    )
+
+
 def digests(location: str) -> tuple[str, str]:
     """(sha256 of model.onnx, sha256 of all files) at an artifact location.
 
     Raises:
         GateRefusedError: these are not the files of a bundle: no model.onnx, links, too many or too large.
+        BehindProxyError: they can only be had through MLflow's server.
     """
     with _local_folder(location) as folder:
         bundle = folder / MODEL_FILE
@@ -99,7 +121,7 @@ def _behind_the_proxy(location: str) -> str:
         return location
     destination = os.environ.get(_DESTINATION)
     if not destination:
-        raise GateRefusedError("its files lie behind an artifact proxy that this process does not run")
+        raise BehindProxyError("its files lie behind an artifact proxy that this process does not run")
     path = unquote(parts.path).strip("/")
     try:
         safe = validate_path_is_safe(path)  # MLflow's: it unquotes until nothing changes, as a path may be read twice

@@ -1,18 +1,23 @@
-"""The registry's database, opened directly: for the record, which MLflow's server does not show."""
+"""The registry's database, opened directly: for its record, which no server shows, and for what stands by it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
+from mlflow.exceptions import MlflowException
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModelAlias
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
-from pillsnap.core.errors import StoreError
-from pillsnap.gate.admission import NEEDED
+from pillsnap.core.errors import GateRefusedError, StoreError
+from pillsnap.gate.admission import NEEDED, check_bound, check_verdict
+from pillsnap.gate.trust import TrustRoot
+from pillsnap.registry.artifacts import BehindProxyError, facts_at
 from pillsnap.registry.rules import STAGES
 from pillsnap.registry.store import gated_store
-from pillsnap.tracking.store import GATED, registry_uri, store_errors, tracking_uri, without_password
+from pillsnap.registry.versions import trusted_statement
+from pillsnap.tracking.store import GATED, first_line, registry_uri, store_errors, tracking_uri, without_password
 
 
 def open_registry() -> SqlAlchemyStore:
@@ -42,3 +47,36 @@ def guarded_stages(store: SqlAlchemyStore) -> dict[tuple[str, str], str]:
     with store_errors(), store.engine.connect() as connection:
         found = connection.execute(query.where(SqlModelVersion.current_stage.in_(STAGES)))
         return {(name, str(version)): str(stage) for name, version, stage in found}
+
+
+def unproven(
+    store: SqlAlchemyStore, aliases: Mapping[tuple[str, str], str], stages: Mapping[tuple[str, str], str]
+) -> tuple[list[str], list[str]]:
+    """Which of those that stand as champion or challenger would not be loaded, and why.
+
+    Args:
+        store: the registry.
+        aliases: (model, alias) → version, of `guarded_aliases`.
+        stages: (model, version) → stage, of `guarded_stages`.
+
+    Returns:
+        A sentence for each that has not proven itself, and one for each whose files cannot be seen from here (only
+        its envelope was checked).
+    """
+    ring = TrustRoot.find().ring()
+    standing = {(model, version, alias): alias for (model, alias), version in aliases.items()}
+    standing |= {(model, version, STAGES[stage]): stage for (model, version), stage in stages.items()}
+    wrong, unseen = [], []
+    for (model, version, alias), said in sorted(standing.items()):
+        try:
+            entry = store.get_model_version(model, version)
+            statement = trusted_statement(entry, ring)
+            check_verdict(statement, alias)
+            check_bound(statement, facts_at(entry, store.get_model_version_download_uri(model, version)))
+        except BehindProxyError as error:
+            unseen.append(f"{said}: {error}")
+        except GateRefusedError as error:
+            wrong.append(f"{said}, and not loaded: {error}")
+        except MlflowException as error:
+            wrong.append(f"{said}, and not loaded: {model} version {version}: {first_line(error)}")
+    return wrong, unseen

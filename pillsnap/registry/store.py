@@ -37,7 +37,7 @@ from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, Statement, open_en
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.registry import audit
 from pillsnap.registry.actor import Role, current_actor
-from pillsnap.registry.artifacts import digests
+from pillsnap.registry.artifacts import facts_at
 from pillsnap.registry.question import Question, refusal
 from pillsnap.registry.rules import (
     FORMER_CHAMPIONS_TAG,
@@ -305,17 +305,7 @@ class _Gate(SqlAlchemyStore):
 
     def _facts(self, name: str, version: Any) -> tuple[VersionFacts, dict[str, str]]:
         entry = self.get_model_version(name, version)
-        try:
-            bundle_sha256, artifact_sha256 = digests(self.get_model_version_download_uri(name, version))
-        except GateRefusedError as error:
-            raise GateRefusedError(f"{name} version {version}: {error}") from error
-        facts = VersionFacts(
-            name=entry.name,
-            version=str(entry.version),
-            created_at_ms=int(entry.creation_timestamp),
-            bundle_sha256=bundle_sha256,
-            artifact_sha256=artifact_sha256,
-        )
+        facts = facts_at(entry, self.get_model_version_download_uri(name, version))
         return facts, dict(entry.tags)
 
     def _alias_now(self, session: Session, name: str, alias: str) -> str:

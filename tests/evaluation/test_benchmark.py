@@ -51,7 +51,17 @@ def test_every_combination_is_timed_in_turns(
     monkeypatch.setattr(
         module, "time_stages", lambda session, *rest: (asked.append(session.source), stages_of(session, *rest))[1]
     )
-    result = run_benchmark([bundle, other], [photo], threads=[1, 2], batches=[1, 3], runs=7, warm_up=1)
+    told: list[tuple[str, int, int]] = []
+    result = run_benchmark(
+        [bundle, other],
+        [photo],
+        threads=[1, 2],
+        batches=[1, 3],
+        runs=7,
+        warm_up=1,
+        progress=lambda *now: told.append(now),
+    )
+    assert len({stage for stage, done, total in told if done == total}) == 2 * (1 + 2)
     found = {(t.bundle, t.threads, t.what, t.batch) for t in result.timings}
     for name in ("model", "other"):
         for threads in (1, 2):
@@ -86,7 +96,7 @@ def test_the_command_names_machine_engine_and_figures(bundle: Path, photo: Photo
     arguments = ["benchmark", str(bundle), str(tmp_path / "pill.png"), "--json", str(target), "--runs", "5"]
     done = CliRunner().invoke(cli, [*arguments, "--warm-up", "0", "--threads", "1", "--batch", "2"])
     assert done.exit_code == 0, done.output
-    assert "model: CPUExecutionProvider (onnxruntime" in done.output
+    assert "model: float32, CPUExecutionProvider (onnxruntime" in done.output
     assert "| model | 1 | 1 | CLAHE | pill.png (90×60 PNG" in done.output
     report = json.loads(target.read_text())
     assert report["hardware"]

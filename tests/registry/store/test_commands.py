@@ -35,11 +35,34 @@ def test_history(recorded: Any) -> None:
 
 def test_verify(recorded: Any) -> None:
     said = CliRunner().invoke(verify, [], catch_exceptions=False)
-    assert (said.exit_code, said.output) == (0, "the record holds: 5 rows, every champion and challenger explained\n")
+    assert (said.exit_code, said.output) == (
+        0,
+        "the record holds: 5 rows, every champion and challenger explained and proven\n",
+    )
     recorded.sql("UPDATE registered_model_aliases SET version = 2 WHERE alias = 'champion'")
     with pytest.raises(TamperedError, match="champion of pills is version 2, the record says 1") as caught:
         CliRunner().invoke(verify, [], catch_exceptions=False)
     assert caught.value.exit_status == 1
+
+
+def test_verify_says_what_would_not_be_loaded(recorded: Any) -> None:
+    (recorded.files("1") / "model.onnx").write_bytes(b"another net")
+    with pytest.raises(TamperedError, match=r"champion, and not loaded: pills version 1: its file .* was changed"):
+        CliRunner().invoke(verify, [], catch_exceptions=False)
+
+
+def test_verify_checks_the_envelopes_key(recorded: Any) -> None:
+    for key in (recorded.trust.folder / "keys").iterdir():
+        key.unlink()
+    with pytest.raises(TamperedError, match=r"champion, and not loaded: pills version 1: its envelope"):
+        CliRunner().invoke(verify, [], catch_exceptions=False)
+
+
+def test_verify_says_whose_files_it_cannot_see(recorded: Any) -> None:
+    recorded.sql("UPDATE model_versions SET storage_location = 'mlflow-artifacts:/1', source = 'mlflow-artifacts:/1'")
+    said = CliRunner().invoke(verify, [], catch_exceptions=False)
+    assert said.exit_code == 0
+    assert "only the envelope was checked of champion: pills version 1: its files lie behind" in said.output
 
 
 def test_a_server_does_not_show_its_record(monkeypatch: pytest.MonkeyPatch) -> None:

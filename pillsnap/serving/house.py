@@ -72,7 +72,7 @@ def _source_of(settings: ServeSettings) -> ModelSource:
     return RegistrySource(*followed, settings.home, settings.threads)
 
 
-def _house(request: Request) -> House:
+async def _house(request: Request) -> House:  # a plain function would go through a thread at every request
     house: House = request.app.state.house
     return house
 

@@ -224,6 +224,20 @@ def test_retired_drugs_are_neither_listed_nor_answered(
         assert "K-990002" not in [entry["kcode"] for entry in answer["predictions"]]
 
 
+def test_the_framework_gives_no_request_to_a_thread(
+    client: TestClient, toy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain function as a route or dependency goes through one, at every request and without a word."""
+
+    async def refuse(function: Any, *_: Any, **__: Any) -> Any:
+        raise AssertionError(f"{function} runs in a thread")
+
+    monkeypatch.setattr("anyio.to_thread.run_sync", refuse)
+    assert client.post(PREDICT, content=toy.jpeg(), headers=JPEG).status_code == 200
+    for path in ("/v1/narrow/info", "/v1/narrow/classes", "/healthz", "/readyz", "/metrics"):
+        assert client.get(path).status_code == 200, path
+
+
 def test_no_path_is_redirected(client: TestClient) -> None:
     for answer in (
         client.get("/v1/narrow/info/", follow_redirects=False),

@@ -2,10 +2,10 @@
 
     python benchmarks/evaluation_speed.py MANIFEST_DIR BUNDLE --images 1000 --threads 2
 
-The bare loop reads, decodes and prepares the same files one after the other and runs the same graph in batches of the
-same size; it checks no digest and keeps no order. The evaluation's way is `predict_split`: with digests, its own
-threads and the check of every answer. Rounds take turns, and the first to go changes, so that a busy machine hits both;
-what counts is the ratio. Processor seconds show what the threads hide.
+The bare loop reads, decodes and prepares the same files one after the other and runs the same graph; it checks no
+digest and keeps no order. The evaluation's way is `predict_split`: with digests, its own threads and the check of every
+answer. Rounds take turns, and the first to go changes, so that a busy machine hits both; what counts is the ratio.
+Processor seconds show what the threads hide.
 Legend: N images, K classes.
 """
 
@@ -24,7 +24,7 @@ import onnxruntime as ort
 
 from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES
 from pillsnap.core.manifest import Manifest
-from pillsnap.evaluation.predict import BATCH_SIZE, predict_split
+from pillsnap.evaluation.predict import predict_split
 from pillsnap.inference.session import PillSession
 
 TARGET = 0.9
@@ -34,11 +34,9 @@ def bare_loop(model: ort.InferenceSession, session: PillSession, manifest: Manif
     """Read, prepare, run; nothing else. Returns ``predicted_N``."""
     paths = [manifest.root / path for path in manifest.split("test")["path"].to_pylist()]
     answers = []
-    for first in range(0, len(paths), BATCH_SIZE):
-        batch = [
-            session.preprocessor.prepare_for_model(path.read_bytes()) for path in paths[first : first + BATCH_SIZE]
-        ]
-        answers.append(model.run(list(OUTPUT_NAMES), {INPUT_NAME: np.concatenate(batch)})[1].argmax(axis=1))
+    for path in paths:
+        image_1HWC_u8 = session.preprocessor.prepare_for_model(path.read_bytes())
+        answers.append(model.run(list(OUTPUT_NAMES), {INPUT_NAME: image_1HWC_u8})[1].argmax(axis=1))
     return np.concatenate(answers)
 
 

@@ -62,6 +62,8 @@ class Provenance(BaseModel):
     run_id: str
     """MLflow run of the training; empty where there was none."""
     pillsnap_version: str
+    also_learned_from: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Hashes of other manifests that the first weights or the teacher learned from, and theirs before them."""
 
 
 class PyTorchParity(BaseModel):

@@ -8,6 +8,7 @@
     │   └── ManifestError      a manifest that is missing, damaged or of another version
     ├── TamperedError          bytes are not those that were recorded (sha256 differs)
     ├── BundleError            an ONNX file that is not a PillSnap bundle, or one that this version cannot read
+    │   └── EngineError        its engine is not installed here, or not for this processor
     ├── EvidenceError          evidence that cannot be read or does not belong to the bundle
     ├── TrainingError          training cannot start or go on (NaN, no weights)
     ├── StoreError             MLflow's tracking store or registry cannot be reached or said no
@@ -60,6 +61,10 @@ class TamperedError(PillSnapError):
 
 class BundleError(PillSnapError):
     """An ONNX file is not a PillSnap bundle, or not one that this version can read."""
+
+
+class EngineError(BundleError):
+    """What a bundle needs is not on this machine. It says nothing against the bundle."""
 
 
 class EvidenceError(PillSnapError):

@@ -128,7 +128,8 @@ class Evidence(StoredDocument):
     calibration: dict[str, float] = Field(default_factory=dict)
     """``temperature`` (fitted on validation), ``ece``, ``ece_uncalibrated``. Where the bundle says under which
     confidence it is not sure (``unsure_below``): the share of the test answers that are sure (``sure_share``), and of
-    these the share that is right (``right_when_sure``)."""
+    these the share that is right (``right_when_sure``). Of the real photos apart: ``real_ece``, ``real_sure_share``,
+    ``real_right_when_sure``."""
     agreements: dict[str, Agreement] = Field(default_factory=dict)
     """``pytorch``, ``client`` (the phone's crop, 512 pixels and JPEG), ``quantised``: as far as they were measured."""
     comparison: Comparison | None = None

@@ -26,7 +26,7 @@ def model_card(
         f"**Gate: {decision.verdict}**" if decision else "",
         "".join(f"- {plain(reason)}\n" for reason in decision.reasons[:8]).rstrip() if decision else "",
         _what(evidence, metadata),
-        _figures(evidence),
+        _figures(evidence, decision),
         _limits(evidence),
         "**How to use:** `pillsnap identify PHOTO` answers with the champion; any ONNX Runtime takes uint8 images of "
         f"N×{metadata.preprocessing.target_size}×{metadata.preprocessing.target_size}×3 (RGB, preprocessed as the "
@@ -47,19 +47,24 @@ def _what(evidence: Evidence, metadata: BundleMetadata) -> str:
     used = sum(not entry.retired for entry in metadata.classes)
     real = evidence.metrics["real_top1"].images if "real_top1" in evidence.metrics else 0
     images = sum(result.images for result in evidence.classes)
+    provenance = metadata.provenance
+    known = {provenance.manifest_hash, *provenance.also_learned_from} == {evidence.manifest_hash}
+    unseen = ", of sittings that the training never saw" if known else ""
     return (
         f"Names the drug on a photo of **one** pill out of {used} drugs ({plain(metadata.provenance.backbone)}, "
-        f"{metadata.preprocessing.target_size} px). Measured on {images} test images, {real or 0} of them real photos, "
-        "of sittings that the training never saw."
+        f"{metadata.preprocessing.target_size} px). Measured on {images} test images, {real or 0} of them real photos"
+        f"{unseen}."
     )
 
 
-def _figures(evidence: Evidence) -> str:
+def _figures(evidence: Evidence, decision: Decision | None) -> str:
+    judged = decision.figures() if decision else {}  # with as many digits as it takes not to look met
     rows = ["| | measured | 95 % interval over sittings | images |", "|---|---|---|---|"]
     for key, label in SHARE_NAMES.items():
         metric = evidence.metrics.get(key)
         if metric is not None:
-            rows.append(f"| {label} | **{metric.value:.1%}** | {_interval(metric)} | {metric.images} |")
+            shown = judged.get(key, f"{metric.value * 100:.1f} %")
+            rows.append(f"| {label} | **{shown}** | {_interval(metric)} | {metric.images} |")
     timed = evidence.latency
     where = f"{plain(timed.hardware)}, {timed.threads} threads"
     rows.append(f"| Latency p50 / p95 | {timed.p50_ms:.1f} / **{timed.p95_ms:.1f} ms** | {where} | {timed.runs} runs |")
@@ -74,6 +79,10 @@ def _figures(evidence: Evidence) -> str:
         sure = f"{evidence.calibration['sure_share']:.1%} of the answers"
         below = f"under {evidence.calibration['unsure_below']:.0%} it says: not sure"
         rows.append(f"| Right when sure | {evidence.calibration['right_when_sure']:.1%} | {sure} | {below} |")
+    if "real_right_when_sure" in evidence.calibration:
+        sure = f"{evidence.calibration['real_sure_share']:.1%} of the answers"
+        right = f"{evidence.calibration['real_right_when_sure']:.1%}"
+        rows.append(f"| Right when sure, real photos | **{right}** | {sure} | |")
     for name, agreement in evidence.agreements.items():
         rows.append(f"| Same answer: {plain(name)} | {agreement.top1:.1%} | | {agreement.images} |")
     if evidence.comparison is not None:

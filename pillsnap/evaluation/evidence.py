@@ -172,7 +172,7 @@ def _evidence(
         slices=slices,
         worst_slices=metrics.worst_slices(slices, ENOUGH_IN_SLICE),
         look_alikes=metrics.look_alikes(counts_KK, kcodes),
-        calibration=_calibration(session, predictions, right_N, ece),
+        calibration=_calibration(session, predictions, right_N, real_N, ece),
         manifest_date=str(manifest.summary.get("date", "")),
         code=_code(),
         classes=classes,
@@ -196,20 +196,26 @@ def _slices(
 
 
 def _calibration(
-    session: PillSession, predictions: Predictions, right_N: metrics.Bools, ece: float
+    session: PillSession, predictions: Predictions, right_N: metrics.Bools, real_N: metrics.Bools, ece: float
 ) -> dict[str, float]:
     """The error of the confidences with the temperature of the bundle, and as it would be without (at 1); and what
-    became of the threshold of "not sure"."""
+    became of the threshold of "not sure". Of the real photos apart: they are what is sent."""
     temperature = session.metadata.temperature
     log_NK = np.log(np.maximum(predictions.probabilities_NK.astype(np.float64), 1e-38)) * temperature
     raw_NK = softmax(log_NK, axis=1)
     raw = metrics.reliability(raw_NK.max(axis=1).astype(np.float32), right_N)
-    return {
+    found = {
         "temperature": temperature,
         "ece": ece,
         "ece_uncalibrated": metrics.expected_calibration_error(raw),
         **_selective(session.metadata.unsure_below, predictions.confidences_N, right_N),
     }
+    if real_N.any():
+        confidences_N, right_N = predictions.confidences_N[real_N], right_N[real_N]
+        found["real_ece"] = metrics.expected_calibration_error(metrics.reliability(confidences_N, right_N))
+        apart = _selective(session.metadata.unsure_below, confidences_N, right_N)
+        found |= {f"real_{name}": apart[name] for name in ("sure_share", "right_when_sure") if name in apart}
+    return found
 
 
 def _selective(
@@ -238,8 +244,15 @@ def _notes(
     images = sum(result.images for result in classes)
     real = figures["real_top1"].images or 0 if "real_top1" in figures else 0
     notes = []
-    if session.metadata.provenance.manifest_hash != manifest.hash:
+    provenance = session.metadata.provenance
+    if provenance.manifest_hash != manifest.hash:
         notes.append("The model was trained on another manifest: it may have seen these test images in training.")
+    elif others := [other for other in provenance.also_learned_from if other != manifest.hash]:
+        named = ", ".join(f"{other[:12]}…" for other in others)
+        notes.append(
+            f"Its first weights or its teacher learned from other data (manifest {named}): where that does not keep "
+            "the splits of this one (pillsnap data prepare --previous), it may have seen these test images."
+        )
     if images < FEW_IMAGES:
         notes.append(f"Only {images} test images: read the intervals, not the single figures.")
     if real == 0:
@@ -252,6 +265,16 @@ def _notes(
     absent = [result.kcode for result in classes if result.images == 0]
     if absent:
         notes.append(f"Without a test image, so not judged: {_listing(absent)}.")
+    unseen = [result.kcode for result in classes if result.images and result.real_top1 is None]
+    if real and unseen:
+        notes.append(f"Without a real test photo, so judged on studio pictures alone: {_listing(unseen)}.")
+    hidden = [
+        result.kcode
+        for result in classes
+        if (result.top1 or 0) >= metrics.FAILURE_BELOW > (1 if result.real_top1 is None else result.real_top1)
+    ]
+    if hidden:
+        notes.append(f"Under {metrics.FAILURE_BELOW:.0%} on the real photos alone: {_listing(hidden)}.")
     few = [result.kcode for result in classes if 0 < result.images < FEW_PER_CLASS]
     if few:
         notes.append(f"{len(few)} classes have fewer than {FEW_PER_CLASS} test images: {_listing(few)}.")

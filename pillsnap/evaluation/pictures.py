@@ -144,7 +144,8 @@ def draw_slices(evidence: Evidence) -> Figure | None:
     for index, (group, name, metric) in enumerate(bars):
         place += 1.0 if index == 0 or bars[index - 1][0] == group else 1.8
         places.append(place)
-        value, low, high = metric.value * 100, (metric.low or 0.0) * 100, (metric.high or 0.0) * 100
+        low, high = (100 * end for end in metrics.interval_of(metric) or (metric.value, metric.value))
+        value = metric.value * 100
         axes.barh(place, value, height=0.7, color=_GOOD if name == "studio pictures" else _REAL, alpha=0.85, zorder=2)
         axes.errorbar(
             value,
@@ -160,7 +161,7 @@ def draw_slices(evidence: Evidence) -> Figure | None:
     axes.set_yticks(places, [f"{group} {_slice_name(group, value)}".strip() for group, value, _ in bars], fontsize=9.5)
     axes.set_ylim(place + 0.8, 0.2)
     _percent_axis(axes, "x")
-    below = "whiskers: 95 % interval; orange: real photos"
+    below = "whiskers: 95 % interval over sittings; orange: real photos"
     _titles(axes, "Top-1 by condition", below + (", below by how they were taken" if evidence.slices else ""))
     return figure
 

@@ -1,6 +1,8 @@
 """Answer every image of one split with a session. Knows how to keep the cores busy; measures nothing.
 
-Images are read and prepared in a few threads while the session works on the former batch.
+Images are read and prepared in a few threads while the session works on the former ones. It answers one at a time, as a
+server does: a graph whose answer hangs on what else is in a batch (a range or a mean over all of it) would be measured
+on batches of one drug, and no phone sends those.
 Legend: N images, K classes, H height, W width, C channel.
 """
 
@@ -21,10 +23,10 @@ from pillsnap.core.manifest import Manifest, Split
 from pillsnap.evaluation.metrics import true_ranks
 from pillsnap.inference.session import PillSession
 
-BATCH_SIZE = 8
-"""Larger batches are no faster on a CPU and only take memory."""
+PORTION = 8
+"""Images that are prepared and told of together."""
 _WORKERS = 2
-_BATCHES_AHEAD = 2
+_PORTIONS_AHEAD = 2
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
@@ -108,21 +110,20 @@ def predict_ways(
         raise DataError(f"{manifest.root}: the test split holds no images; prepare the data with more photos")
     answers: list[list[NDArray[np.float32]]] = [[] for _ in ways]
     done = 0
-    for batch in _prepared_batches(ways, manifest, rows):
+    for portion in _prepared(ways, manifest, rows):
         for way, answered in enumerate(answers):
-            images = [image for prepared in batch if (image := prepared[way]) is not None]
-            if images:
-                answered.append(ways[way].session.predict(np.concatenate(images)).probabilities_NK)
-        done += len(batch)
+            images = [image for prepared in portion if (image := prepared[way]) is not None]
+            answered += [ways[way].session.predict(image).probabilities_NK for image in images]
+        done += len(portion)
         if progress is not None:
             progress(done, rows.num_rows)
     return [np.concatenate(answered) for answered in answers]
 
 
-def _prepared_batches(
+def _prepared(
     ways: Sequence[Way], manifest: Manifest, rows: pa.Table
 ) -> Iterator[list[list[NDArray[np.uint8] | None]]]:
-    """Batches of images; of each image, what each way's session takes (1,H,W,C), None where it does not go that way."""
+    """Portions of images; of each image, what each way's session takes (1,H,W,C); None: it does not go that way."""
     files = list(zip(range(rows.num_rows), rows["path"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
 
     def prepare(place: int, path: str, sha256: str) -> list[NDArray[np.uint8] | None]:
@@ -146,9 +147,9 @@ def _prepared_batches(
     submitted = 0
     try:
         while submitted < len(files) or waiting:
-            ahead = min(len(files), submitted + BATCH_SIZE * _BATCHES_AHEAD - len(waiting))
+            ahead = min(len(files), submitted + PORTION * _PORTIONS_AHEAD - len(waiting))
             waiting.extend(pool.submit(prepare, *file) for file in files[submitted:ahead])
             submitted = ahead
-            yield [waiting.popleft().result() for _ in range(min(BATCH_SIZE, len(waiting)))]
+            yield [waiting.popleft().result() for _ in range(min(PORTION, len(waiting)))]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -19,7 +19,7 @@ from pillsnap.core.evidence import Evidence, Metric
 from pillsnap.core.manifest import Manifest
 from pillsnap.evaluation.evidence import EvaluationResult
 from pillsnap.evaluation.html_report import HTML_FILE, html_report
-from pillsnap.evaluation.metrics import SHARE_NAMES
+from pillsnap.evaluation.metrics import SHARE_NAMES, interval_of
 from pillsnap.evaluation.pictures import draw_all
 
 EVIDENCE_FILE = "evidence.json"
@@ -77,7 +77,7 @@ def report_text(evidence: Evidence, pictures: list[str]) -> str:
         "# Evaluation",
         f"Bundle `{evidence.bundle_sha256[:12]}…` on the test split of manifest `{evidence.manifest_hash[:12]}…`, "
         f"{evidence.created}.",
-        _table(("metric", "measured", "95 % interval", "images"), _figure_rows(evidence)),
+        _table(("metric", "measured", "95 % interval over sittings", "images"), _figure_rows(evidence)),
         f"Latency: one image at a time, {timed.runs} runs, {timed.image}; {timed.hardware}, {timed.threads} threads, "
         f"{timed.provider}{_library(evidence)}.",
         "".join(f"- {note}\n" for note in evidence.notes).rstrip(),
@@ -99,13 +99,13 @@ def _library(evidence: Evidence) -> str:
 def _describe_share(metric: Metric | None) -> str:
     if metric is None:
         return "not measured"
-    return f"{metric.value * 100:5.1f} %  ({_interval(metric)}, {metric.images} images)"
+    sittings = f" over {metric.groups} sittings" if metric.groups else ""
+    return f"{metric.value * 100:5.1f} %  ({_interval(metric)}{sittings}, {metric.images} images)"
 
 
 def _interval(metric: Metric) -> str:
-    if metric.low is None or metric.high is None:
-        return ""
-    return f"{metric.low * 100:.1f}–{metric.high * 100:.1f} %"
+    found = interval_of(metric)
+    return "" if found is None else f"{found[0] * 100:.1f}–{found[1] * 100:.1f} %"
 
 
 def _figure_rows(evidence: Evidence) -> list[tuple[str, ...]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ from pillsnap.core.errors import BundleError, DataError
 from pillsnap.core.files import sha256_file, writing_beside
 from pillsnap.core.manifest import Manifest, Split
 from pillsnap.core.preprocessing import InferencePreprocessor
-from pillsnap.exporting.temperature import fit_temperature, fit_unsure_below
+from pillsnap.exporting.temperature import fit_temperature, fit_unsure_below, telling
 from pillsnap.inference.session import PillSession
 from pillsnap.training.backbone import PillNet
 from pillsnap.training.checkpoint import Checkpoint
@@ -86,8 +87,8 @@ def export_bundle(
 
     Args:
         checkpoint: what was trained.
-        manifest: the data set of the training: its validation split sets the temperature, its test split proves
-            the parity.
+        manifest: the data set of the training: its validation split sets temperature and threshold (`telling`), its
+            test split proves the parity.
         bundle: the ``.onnx`` file to write.
         run_id: MLflow run of the training.
         git_commit: of the code that trained.
@@ -103,7 +104,9 @@ def export_bundle(
         )
     net = checkpoint.build_net()
     retired = list(manifest.catalog.retired_indices)
-    logits_NK, label_N = _logits_of_split(net, checkpoint, manifest, "val")
+    images_NHWC_u8, rows = _images_of_split(checkpoint, manifest, "val", limit=2000)
+    telling_N = telling(rows["domain"].to_pylist())
+    logits_NK, label_N = _run_torch(net, images_NHWC_u8)[telling_N], manifest.labels(rows)[telling_N]
     logits_NK[:, retired] = RETIRED_LOGIT
     temperature = fit_temperature(logits_NK, label_N)
     unsure_below = fit_unsure_below(logits_NK, temperature, label_N)
@@ -139,6 +142,7 @@ def _metadata(
             git_commit=git_commit,
             run_id=run_id,
             pillsnap_version=__version__,
+            also_learned_from=checkpoint.also_learned_from,
         ),
     )
 
@@ -190,25 +194,18 @@ def _forget_how_it_was_made(model: onnx.ModelProto) -> None:
 
 
 def _images_of_split(
-    checkpoint: Checkpoint, manifest: Manifest, split: Split, limit: int | None
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """``image_NHWC_u8`` and ``label_N``; with a limit, evenly over the split."""
+    checkpoint: Checkpoint, manifest: Manifest, split: Split, limit: int
+) -> tuple[NDArray[np.uint8], pa.Table]:
+    """``image_NHWC_u8`` and their rows, at most ``limit``, evenly over the split."""
     rows = manifest.split(split)
     if rows.num_rows == 0:
         raise DataError(f"{manifest.root}: the {split} split is empty")
-    if limit is not None and rows.num_rows > limit:
+    if rows.num_rows > limit:
         rows = rows.take(np.linspace(0, rows.num_rows - 1, limit).astype(int))
     preprocessor = InferencePreprocessor(checkpoint.config.preprocessing)
     pairs = zip(rows["path"].to_pylist(), rows["sha256"].to_pylist(), strict=True)
     images = [preprocessor.prepare_for_model(manifest.read_image(path, sha), path) for path, sha in pairs]
-    return np.concatenate(images), manifest.labels(rows)
-
-
-def _logits_of_split(
-    net: PillNet, checkpoint: Checkpoint, manifest: Manifest, split: Split
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    images_NHWC_u8, label_N = _images_of_split(checkpoint, manifest, split, limit=2000)
-    return _run_torch(net, images_NHWC_u8), label_N
+    return np.concatenate(images), rows
 
 
 def _run_torch(net: PillNet, images_NHWC_u8: NDArray[np.uint8]) -> NDArray[np.float32]:

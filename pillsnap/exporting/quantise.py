@@ -25,7 +25,7 @@ from pillsnap.core.manifest import Manifest
 from pillsnap.exporting.float_search import MOST_TRIALS, Loss, Trial, choose_float_layers, chosen, gates
 from pillsnap.exporting.qdq import layers_of, prepared_graph, quantised_graph, save_ranges, set_temperature, tidy
 from pillsnap.exporting.split_images import prepared_batches, spread_over_classes, spread_over_rows
-from pillsnap.exporting.temperature import fit_temperature, fit_unsure_below
+from pillsnap.exporting.temperature import fit_temperature, fit_unsure_below, telling
 from pillsnap.inference.session import PillSession
 
 CALIBRATION_IMAGES = 256
@@ -162,7 +162,8 @@ class _Maker:
         logits_NK = np.concatenate(found)
         parity = source_parity(np.concatenate(expected)[:, self.in_use], logits_NK[:, self.in_use])
         # rounded: what another machine computes differs in the last digits, and the file would too
-        label_N = self.manifest.labels(rows)
+        telling_N = telling(rows["domain"].to_pylist())
+        logits_NK, label_N = logits_NK[telling_N], self.manifest.labels(rows)[telling_N]
         temperature = float(f"{fit_temperature(logits_NK, label_N):.4g}")
         update = {
             "temperature": temperature,

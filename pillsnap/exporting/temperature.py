@@ -1,6 +1,12 @@
-"""Temperature scaling: one number that makes a net's confidences honest. Legend: N images, K classes."""
+"""Temperature scaling: one number that makes a net's confidences honest, and the confidence that is sure enough.
+
+Both are fitted on real photos where there are enough: nobody sends a studio picture, and on these a net is surer and
+more often right. Legend: N images, K classes.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +15,15 @@ from scipy.special import log_softmax, softmax
 
 RIGHT_WHEN_SURE = 0.95
 """Share of the answers that are not called unsure, on validation images."""
+
+LEAST_PHOTOS = 100
+"""Real photos from which on the studio pictures are left out: of 100 the error of a share of 95 % is 2 points."""
+
+
+def telling(domains_N: Sequence[str]) -> NDArray[np.bool_]:
+    """Which validation images the confidences are fitted on: the real photos, or all where these are too few."""
+    real_N = np.asarray([domain == "real" for domain in domains_N], np.bool_)
+    return real_N if real_N.sum() >= LEAST_PHOTOS else np.ones(len(domains_N), np.bool_)
 
 
 def fit_temperature(logits_NK: NDArray[np.float32], label_N: NDArray[np.int64]) -> float:

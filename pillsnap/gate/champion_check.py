@@ -10,6 +10,13 @@ from pillsnap.core.evidence import Comparison, PairedDifference
 from pillsnap.gate.checks import Check, Status
 from pillsnap.gate.policy import Policy
 
+_WORSE = "may be worse than"
+
+
+def is_missing_comparison(reason: str) -> bool:
+    """Whether a reason says that a comparison with the champion is missing, so that another champion may bring one."""
+    return reason.startswith("champion_") and _WORSE not in reason
+
 
 def champion_checks(comparison: Comparison | None, policy: Policy, champion_sha256: str) -> tuple[Check, ...]:
     """One check a metric. ``champion_sha256`` is the champion of now."""
@@ -34,7 +41,7 @@ def _check_paired(name: str, paired: PairedDifference | None, margin: float, now
         return _missing(name, margin, f"against {now} is {numbers} on {paired.images} images, which cannot be")
     judged = min(ends)  # an interval that does not hold its point is taken at its worst
     passed = judged >= -margin
-    verb = "is not worse than" if passed else "may be worse than"
+    verb = "is not worse than" if passed else _WORSE
     return Check(
         metric=f"champion_{name}",
         value=judged,

@@ -62,11 +62,14 @@ def worst_checks(evidence: Evidence, policy: Policy) -> tuple[Check, ...]:
     """The worst value of each condition that the policy names, and the worst class; each needs enough images."""
     checks: list[Check] = []
     for condition, limits in policy.slices.items():
-        values = evidence.slices.get(condition, {})
-        checks += _check_worst(f"worst_{condition}", values, limits, policy.judge_by, f"{condition} ")
+        name, values = f"worst_{condition}", evidence.slices.get(condition, {})
+        checks += _check_worst(name, values, limits, policy.judge_by, f"{condition} ")
+        whole = _images(evidence, "top1" if condition == "domain" else "real_top1")
+        known = sum(metric.images or 0 for metric in values.values())
+        checks.append(_check_count(f"{name}_known", known, whole, f"photos whose {condition} is known"))
     if policy.worst_class is not None:
         classes = {
-            result.kcode: Metric(value=math.nan if result.top1 is None else result.top1, images=result.images)
+            result.kcode: Metric(value=result.top1 or 0.0, images=0 if result.top1 is None else result.images)
             for result in evidence.classes
         }
         # A class has so few photos that the lower end of its interval would tell only how many they are.

@@ -15,7 +15,7 @@ from pillsnap.gate.champion_check import champion_checks
 from pillsnap.gate.checks import Check, Status
 from pillsnap.gate.policy import JudgeBy, Policy
 
-__all__ = ["Check", "Decision", "Status", "Verdict", "decide"]
+__all__ = ["Check", "Decision", "Status", "Verdict", "decide", "manifest_reasons"]
 
 
 class Verdict(StrEnum):
@@ -100,7 +100,7 @@ def decide(
     """
     strangers = (
         *_identity_reasons(evidence, bundle_sha256, manifest_hash),
-        *_manifest_reasons(policy, manifest_hash, trained_on),
+        *manifest_reasons(policy, manifest_hash, trained_on),
     )
     done = (
         *checks.figure_checks(evidence, policy),
@@ -125,7 +125,8 @@ def decide(
     )
 
 
-def _manifest_reasons(policy: Policy, manifest_hash: str, trained_on: str | None) -> tuple[str, ...]:
+def manifest_reasons(policy: Policy, manifest_hash: str, trained_on: str | None) -> tuple[str, ...]:
+    """Why figures of this manifest do not count for a bundle that was trained on ``trained_on``; empty: they do."""
     trusted = policy.test_manifest.trusted
     if trusted and manifest_hash not in trusted:
         known = ", ".join(f"{one[:12]}…" for one in trusted)

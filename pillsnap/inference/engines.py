@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from pillsnap.core.bundle import INPUT_NAME, OUTPUT_NAMES, EngineName
-from pillsnap.core.errors import BundleError
+from pillsnap.core.errors import BundleError, EngineError
 
 OPENVINO_ADVICE = "pip install 'pillsnap[openvino]' -c constraints.txt"
 _ORT_PROVIDER = "CPUExecutionProvider"
@@ -73,7 +73,8 @@ def open_engine(name: EngineName, data: bytes, source: str, threads: int) -> Eng
         threads: within one inference, at least 1.
 
     Raises:
-        BundleError: the engine is not installed or not for this processor, or does not read the graph.
+        BundleError: the engine does not read the graph.
+        EngineError: it is not installed, or not for this processor.
     """
     if name == "onnxruntime":
         return _OnnxRuntime(data, source, threads)
@@ -130,7 +131,7 @@ class _OpenVino:
         self._source = source
         core = openvino.Core()
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise BundleError(
+            raise EngineError(
                 f"{source}: is for engine {name!r}, and this processor "
                 f"({core.get_property('CPU', 'FULL_DEVICE_NAME')}) does not compute in bf16; take a machine with "
                 "AVX512_BF16 or AMX, or make a variant with: pillsnap quantise --engine openvino"
@@ -182,7 +183,7 @@ def _import_openvino(source: str, name: EngineName) -> Any:
         with _without_telemetry():
             import openvino
     except ImportError as error:
-        raise BundleError(
+        raise EngineError(
             f"{source}: is for engine {name!r}, and OpenVINO cannot be imported ({error}); {OPENVINO_ADVICE}"
         ) from error
     return openvino

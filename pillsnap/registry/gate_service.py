@@ -28,8 +28,8 @@ from pillsnap.evaluation.card import plain
 from pillsnap.gate.admission import CHAMPION
 from pillsnap.gate.envelope import ENVELOPE_TAG, Statement
 from pillsnap.gate.trust import TrustRoot
-from pillsnap.registry.judging import candidates, judge
-from pillsnap.registry.versions import aliased_version, find_version
+from pillsnap.registry.judging import candidates, is_old, judge
+from pillsnap.registry.versions import aliased_version, find_version, statement_of
 from pillsnap.registry.webhooks import LARGEST, Inbox
 from pillsnap.tracking.store import connect, store_errors
 
@@ -137,12 +137,18 @@ class GateService:
     def _seen(self, client: MlflowClient, entry: ModelVersion) -> Seen:
         """Everything that would make it another case, as far as it shows without downloading the files."""
         champion = aliased_version(client, entry.name, CHAMPION)
+        ring, policy = self.trust.ring(), self.trust.policy()
+        try:
+            statement = statement_of(entry, ring)
+        except TamperedError:
+            statement = None
         return (
             str(entry.creation_timestamp),
             entry.tags.get(ENVELOPE_TAG, ""),
             "" if champion is None else f"{champion.version} {champion.tags.get(ENVELOPE_TAG, '')}",
-            self.trust.policy().sha256,
-            ",".join(f"{key.key_id}{key.revoked}" for key in self.trust.ring().keys.values()),
+            policy.sha256,
+            "too old" if statement is not None and is_old(statement, policy) else "",
+            ",".join(f"{key.key_id}{key.revoked}" for key in ring.keys.values()),
         )
 
 

@@ -22,19 +22,28 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 import pillsnap
-from pillsnap.core.errors import BundleError, DataError, EvidenceError, GateRefusedError, StoreError, TamperedError
+from pillsnap.core.errors import (
+    BundleError,
+    DataError,
+    EngineError,
+    EvidenceError,
+    GateRefusedError,
+    StoreError,
+    TamperedError,
+)
 from pillsnap.core.files import sha256_bytes, sha256_file
 from pillsnap.core.manifest import Manifest
 from pillsnap.evaluation.card import model_card, plain
 from pillsnap.evaluation.evidence import EvaluationResult, evaluate
 from pillsnap.evaluation.report import EVIDENCE_FILE, write_report
 from pillsnap.gate.admission import CANDIDATE, CHAMPION, VersionFacts, facts_of
-from pillsnap.gate.decision import Decision, Verdict, decide
+from pillsnap.gate.champion_check import is_missing_comparison
+from pillsnap.gate.decision import Decision, Verdict, decide, manifest_reasons
 from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, Statement, seal
 from pillsnap.gate.keys import KeyRing
 from pillsnap.gate.policy import Policy
 from pillsnap.gate.trust import TrustRoot
-from pillsnap.inference.session import usable_cores
+from pillsnap.inference.session import PillSession, usable_cores
 from pillsnap.registry.champion import proven_files
 from pillsnap.registry.versions import (
     aliased_version,
@@ -70,14 +79,9 @@ class _Case:
             facts_of(statement) == self.facts
             and statement.manifest_hash == self.manifest.hash
             and statement.policy_sha256 == self.policy.sha256
-            # what misses a minimum misses it beside any champion: old candidates are not measured again at each change
-            and (statement.champion == self.champion or statement.verdict == Verdict.REJECT)
-            and not self._is_old(statement)
+            and (statement.champion == self.champion or _fails_alone(statement))
+            and not is_old(statement, self.policy)
         )
-
-    def _is_old(self, statement: Statement) -> bool:
-        most = self.policy.decision_max_age
-        return most is not None and datetime.now(UTC) - statement.issued_at >= most
 
 
 def judge(
@@ -106,8 +110,8 @@ def judge(
 
     Raises:
         StoreError: the registry or the files of the version cannot be had.
-        GateRefusedError: the present champion has not proven itself, so nothing can be compared with it; or the
-            registry does not take the word.
+        GateRefusedError: the present champion has not proven itself or does not load here, so nothing can be compared
+            with it; this machine lacks the version's engine; or the registry does not take the word.
         DataError: the gate's own manifest or pictures cannot be read, or do not fit a version with a good word.
     """
     entry = find_version(client, name, version)
@@ -122,9 +126,12 @@ def judge(
             tempfile.TemporaryDirectory(prefix="pillsnap-") as folder,
         ):
             measured = _measure(case, files.bundle, champion_bundle, run.run_id, progress)
-            if measured.result is None and before is not None and _still_speaks(before, files.facts):
+            unfit = measured.problem
+            if not unfit and before is not None and _is_kept(client, before, files.facts):
+                unfit = _wrong_manifest(case, measured)  # a champion is in service, whatever the gate measures on next
+            if unfit and before is not None and _still_speaks(before, files.facts):
                 raise DataError(
-                    f"{name} version {entry.version} cannot be judged: {measured.problem}. Its word ({before.verdict}) "
+                    f"{name} version {entry.version} cannot be judged: {unfit}. Its word ({before.verdict}) "
                     "stands, and nothing was signed; give the manifest that it belongs to"
                 )
             report = write_report(measured.result, manifest, Path(folder) / REPORT) if measured.result else None
@@ -133,6 +140,12 @@ def judge(
             description = _describe(measured, statement, run)
             _keep(run, statement, envelope, description, report)
     return _hand_in(client, entry, statement, envelope, description, case, ring)
+
+
+def is_old(statement: Statement, policy: Policy) -> bool:
+    """Whether the policy no longer takes a word of that age."""
+    most = policy.decision_max_age
+    return most is not None and datetime.now(UTC) - statement.issued_at >= most
 
 
 def candidates(client: MlflowClient) -> list[tuple[str, str]]:
@@ -162,7 +175,10 @@ class _Measured:
 def _champion_beside(
     client: MlflowClient, entry: ModelVersion, before: Statement | None, ring: KeyRing
 ) -> Iterator[tuple[ChampionRef | None, Path | None]]:
-    """The champion that a version must not be worse than, and its bundle. The champion is not its own rival."""
+    """The champion that a version must not be worse than, and its bundle.
+
+    The champion is not its own rival: its word goes on naming the one that it was compared with, without a bundle.
+    """
     champion = aliased_version(client, entry.name, CHAMPION)
     if champion is None:
         yield None, None
@@ -193,6 +209,17 @@ def _still_speaks(before: Statement, facts: VersionFacts) -> bool:
     return before.verdict != Verdict.REJECT and facts_of(before) == facts
 
 
+def _fails_alone(statement: Statement) -> bool:
+    """What misses a minimum misses it beside any champion: old candidates are not measured again at each change."""
+    return statement.verdict == Verdict.REJECT and not any(map(is_missing_comparison, statement.reasons))
+
+
+def _wrong_manifest(case: _Case, measured: _Measured) -> str:
+    """Why the manifest cannot tell anything of this model; empty: it can."""
+    trained_on = measured.result.metadata.provenance.manifest_hash if measured.result else None
+    return " ".join(manifest_reasons(case.policy, case.manifest.hash, trained_on))
+
+
 def _is_kept(client: MlflowClient, before: Statement, facts: VersionFacts) -> bool:
     """A version that was champion keeps the word that made it so: going back to it needs no new one."""
     is_proof = before.verdict == Verdict.PROMOTE and facts_of(before) == facts
@@ -202,6 +229,16 @@ def _is_kept(client: MlflowClient, before: Statement, facts: VersionFacts) -> bo
 def _measure(
     case: _Case, bundle: Path, champion_bundle: Path | None, run_id: str, progress: Progress | None
 ) -> _Measured:
+    what = f"{case.facts.name} version {case.facts.version}"
+    if champion_bundle is not None:
+        try:
+            PillSession.load(champion_bundle)
+        except BundleError as error:
+            told = str(error).replace(str(champion_bundle), "its file")
+            raise GateRefusedError(
+                f"{what} cannot be compared with the champion, which does not load on the gate's machine ({told}). "
+                "Nothing was signed"
+            ) from error
     try:
         result = evaluate(
             bundle,
@@ -211,6 +248,9 @@ def _measure(
             progress=progress,
             champion=champion_bundle,
         )
+    except EngineError as error:
+        told = str(error).replace(str(bundle), "the model's file")
+        raise GateRefusedError(f"{what} cannot be judged on this machine: {told}. Nothing was signed") from error
     except (BundleError, EvidenceError) as error:
         told = (
             str(error).replace(str(bundle), "the model's file").replace(str(case.manifest.root), "the gate's manifest")
@@ -222,7 +262,7 @@ def _measure(
         bundle_sha256=case.facts.bundle_sha256,
         manifest_hash=case.manifest.hash,
         trained_on=result.metadata.provenance.manifest_hash,
-        champion_sha256=case.champion.bundle_sha256 if case.champion else None,
+        champion_sha256=case.champion.bundle_sha256 if case.champion and champion_bundle else None,
     )
     return _Measured(result, decision)
 

@@ -39,6 +39,13 @@ class Checkpoint:
     state_dict: dict[str, torch.Tensor]
     teacher_sha256: str = ""
     """Of the checkpoint that taught this net; empty: the labels alone did. Where it lay stands in ``config``."""
+    also_learned_from: tuple[str, ...] = ()
+    """Hashes of the other manifests that the first weights or the teacher learned from, and theirs before them."""
+
+    @property
+    def learned_from(self) -> tuple[str, ...]:
+        """Hashes of all manifests whose training pictures are in these weights, as far as they are known."""
+        return (self.manifest_hash, *self.also_learned_from)
 
     def save(self, path: Path) -> None:
         """Write the whole file or nothing."""
@@ -56,6 +63,7 @@ class Checkpoint:
             "metrics": dict(self.metrics),
             "state_dict": self.state_dict,
             "teacher_sha256": self.teacher_sha256,
+            "also_learned_from": list(self.also_learned_from),
         }
 
     @classmethod
@@ -73,6 +81,7 @@ class Checkpoint:
                 metrics=raw["metrics"],
                 state_dict=raw["state_dict"],
                 teacher_sha256=raw.get("teacher_sha256", ""),  # files of older versions do not say
+                also_learned_from=tuple(raw.get("also_learned_from", ())),
             )
         except (KeyError, TypeError, ValidationError, ConfigError) as error:
             raise TrainingError(f"{path}: the checkpoint is incomplete ({error})") from error

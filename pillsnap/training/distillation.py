@@ -156,6 +156,8 @@ class Teacher:
         self._scale, self._shift = ours_std / std, (ours_mean - mean) / std
         self._config = config
         self.record = record
+        self.learned_from = checkpoint.learned_from
+        """Hashes of the manifests whose pictures it knows."""
 
     @classmethod
     def of(cls, config: ExperimentConfig, manifest: Manifest, device: Device) -> Teacher | None:

@@ -357,7 +357,11 @@ class _Trainer:
         state = _on_cpu(self._judged_net().state_dict())
         manifest = self._data.manifest
         taught_by = self._teacher.record.sha256 if self._teacher else ""
-        return Checkpoint(self._config, manifest.catalog.kcodes, manifest.hash, epoch, metrics, state, taught_by)
+        others = (*self._started_with.learned_from, *(self._teacher.learned_from if self._teacher else ()))
+        others = tuple(dict.fromkeys(other for other in others if other != manifest.hash))
+        return Checkpoint(
+            self._config, manifest.catalog.kcodes, manifest.hash, epoch, metrics, state, taught_by, others
+        )
 
     def _log_step(self, losses: list[dict[str, Tensor]], images_per_s: float) -> None:
         means = {

@@ -38,6 +38,8 @@ class StartWeights:
     """``new``, ``kept``, or ``n of K drugs kept``."""
     manifest_hash: str = ""
     """Of the data that a checkpoint was trained on."""
+    learned_from: tuple[str, ...] = ()
+    """The same, with the data that it was taught or started from (`Checkpoint.learned_from`)."""
 
 
 def create_started_net(
@@ -119,7 +121,7 @@ def _take_over(net: PillNet, path: Path, config: ExperimentConfig, kcodes: Seque
     note_other_statistics(made_with.mean, made_with.std, config.preprocessing)
     same = tuple(kcodes) == checkpoint.kcodes
     shown = "kept" if same else f"{len(kept)} of {len(kcodes)} drugs kept" if kept and head else "new"
-    return StartWeights(str(path), sha256_file(path), shown, checkpoint.manifest_hash)
+    return StartWeights(str(path), sha256_file(path), shown, checkpoint.manifest_hash, checkpoint.learned_from)
 
 
 def _require_fit(theirs: dict[str, Tensor], ours: dict[str, Tensor], path: Path, config: ExperimentConfig) -> None:

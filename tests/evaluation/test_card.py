@@ -33,13 +33,19 @@ def test_the_card(judged: SimpleNamespace) -> None:
     assert card.startswith("# pills version 7\n\n**Gate: HOLD**\n")
     assert "36 are too few to judge" in card
     assert "out of 6 drugs (toy, 32 px). Measured on 36 test images, 18 of them real photos" in card
-    assert "| Top-1 | **100.0%** |" in card
+    assert "| Top-1 | **100.0 %** |" in card
     assert "| Top-1 against the champion | +0.0 points |" in card
     assert "| Same answer: client | 100.0% | | 36 |" in card
     assert "It is no medical device" in card
     for digest in (judged.evidence.bundle_sha256, judged.evidence.manifest_hash, judged.decision.policy_sha256):
         assert digest[:40] in card
     assert len(card) < LONGEST
+    almost = judged.evidence.metrics["top1"].model_copy(update={"value": 0.84996})
+    short = judged.evidence.model_copy(update={"metrics": {**judged.evidence.metrics, "top1": almost}})
+    decision = decide(
+        short, TrustRoot.find().policy(), bundle_sha256=short.bundle_sha256, manifest_hash=short.manifest_hash
+    )
+    assert "| Top-1 | **84.996 %** |" in model_card(short, judged.metadata, decision), "no target that looks met"
     assert "Gate:" not in model_card(judged.evidence, judged.metadata, None)
 
 

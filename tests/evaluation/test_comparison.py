@@ -2,14 +2,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pillsnap.core.errors import BundleError, EvidenceError
-from pillsnap.evaluation.comparison import paired_difference
+from pillsnap.evaluation.comparison import compare, paired_difference
 from pillsnap.evaluation.evidence import evaluate
 
 
@@ -92,6 +94,33 @@ def test_a_champion_that_knows_fewer_drugs_is_compared_on_those(
     assert comparison is not None
     assert comparison.metrics["top1"].images == 24
     assert comparison.metrics["top1"].difference == 0
+
+
+def test_a_drug_that_the_champion_has_retired_is_not_compared(
+    photos: SimpleNamespace, toys: SimpleNamespace, tmp_path: Path
+) -> None:
+    champion = toys.save_bundle(tmp_path / "champion.onnx", toys.toy_colors(6), retired=(1,))
+    comparison = evaluate(photos.bundle, photos.manifest, champion=champion).evidence.comparison
+    assert comparison is not None
+    assert (comparison.metrics["top1"].images, comparison.metrics["top1"].only_candidate) == (30, 0)
+
+
+def test_real_photos_too_are_compared_by_sittings() -> None:
+    """Four sittings of which one differs, in all of its photos: that is one difference in four, not in forty."""
+    names = [SimpleNamespace(kcode=f"K-{k}", retired=False) for k in range(2)]
+    session: Any = SimpleNamespace(metadata=SimpleNamespace(classes=names), sha256="c" * 64)
+    groups = [f"s{n // 10}" for n in range(40)]
+    ours: Any = SimpleNamespace(
+        labels_N=np.zeros(40, np.int64),
+        predicted_N=np.zeros(40, np.int64),
+        rows=pa.table({"domain": ["real"] * 40}),
+    )
+    theirs = np.asarray([1] * 10 + [0] * 30)
+    found = compare(ours, session, theirs, session, groups)
+    for name in ("top1", "real_top1"):
+        paired = found.metrics[name]
+        assert (paired.groups, paired.images, paired.difference) == (4, 40, 0.25)
+        assert (paired.low, paired.high) == (0, 0.75)
 
 
 def test_a_champion_that_cannot_answer(photos: SimpleNamespace, toys: SimpleNamespace, tmp_path: Path) -> None:

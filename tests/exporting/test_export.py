@@ -27,6 +27,7 @@ from pillsnap.core.preprocessing import InferencePreprocessor, UnifiedPreprocess
 from pillsnap.evaluation.evidence import evaluate
 from pillsnap.exporting import export as module
 from pillsnap.exporting.export import export_bundle
+from pillsnap.exporting.quantise import Recipe, make_variant
 from pillsnap.exporting.temperature import fit_temperature, fit_unsure_below
 from pillsnap.inference.session import PillSession
 
@@ -147,6 +148,27 @@ def test_the_temperature_is_that_of_the_validation_split(house: SimpleNamespace,
     logits_NK = session.predict(session.preprocessor.prepare_batch(photos(house, "val"))).logits_NK
     label_N = house.manifest.labels(house.manifest.split("val"))
     assert fit_temperature(logits_NK, label_N) == pytest.approx(house.result.temperature, rel=1e-3)
+
+
+def test_confidences_are_fitted_on_real_photos_where_there_are_enough(
+    house: SimpleNamespace, session: PillSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = house.manifest.split("val")
+    real_N = np.asarray(rows["domain"].to_pylist()) == "real"
+    assert 0 < real_N.sum() < len(real_N)
+    monkeypatch.setattr("pillsnap.exporting.temperature.LEAST_PHOTOS", int(real_N.sum()))
+    logits_NK = session.predict(session.preprocessor.prepare_batch(photos(house, "val"))).logits_NK[real_N]
+    expected = fit_temperature(logits_NK, house.manifest.labels(rows)[real_N])
+    assert abs(expected - house.result.temperature) > 1e-3 * expected, "else this test would see nothing"
+    checkpoint = replace(house.checkpoint, also_learned_from=("d" * 64,))
+    result = export_bundle(checkpoint, house.manifest, tmp_path / "b.onnx")
+    assert result.temperature == pytest.approx(expected, rel=1e-3)
+    metadata = PillSession.load(tmp_path / "b.onnx").metadata
+    assert metadata.unsure_below == fit_unsure_below(logits_NK, result.temperature, house.manifest.labels(rows)[real_N])
+    assert metadata.provenance.also_learned_from == ("d" * 64,)
+    variant = make_variant(tmp_path / "b.onnx", house.manifest, tmp_path / "v.onnx", Recipe(precision="float"))
+    assert variant.metadata.temperature == pytest.approx(expected, rel=2e-3)
+    assert variant.metadata.provenance.also_learned_from == ("d" * 64,)
 
 
 def test_both_ways_of_preprocessing_give_the_same_logits(house: SimpleNamespace, session: PillSession) -> None:

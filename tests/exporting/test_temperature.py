@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from pillsnap.exporting.temperature import RIGHT_WHEN_SURE, fit_temperature, fit_unsure_below
+from pillsnap.exporting.temperature import (
+    LEAST_PHOTOS,
+    RIGHT_WHEN_SURE,
+    fit_temperature,
+    fit_unsure_below,
+    telling,
+)
 
 
 def answers(rng: np.random.Generator, images: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:
@@ -41,3 +47,10 @@ def test_under_one_half_nothing_is_sure_however_good_the_net() -> None:
 def test_a_net_that_is_wrong_is_never_sure() -> None:
     logits_NK = 20 * np.eye(10, dtype=np.float32)
     assert fit_unsure_below(logits_NK, 1.0, (np.arange(10) + 1) % 10) == 0.99
+
+
+def test_real_photos_tell_where_there_are_enough() -> None:
+    enough = ["real"] * LEAST_PHOTOS + ["studio"] * 40
+    assert telling(enough).tolist() == [True] * LEAST_PHOTOS + [False] * 40
+    assert telling(enough[1:]).all(), "too few: the studio pictures tell too"
+    assert telling(["studio"] * 3).all()

@@ -41,6 +41,20 @@ def test_what_is_marked_is_judged_once(store: MlflowClient, candidate: Candidate
     assert service.judged == 2
 
 
+def test_a_word_that_has_grown_old_is_given_anew(
+    store: MlflowClient, candidate: Candidate, service: GateService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate()
+    submit("pills", "1")
+    [first] = service.look()
+    assert service.look() == []
+    for module in ("judging", "gate_service"):
+        monkeypatch.setattr(f"pillsnap.registry.{module}.is_old", lambda word, _: word == first)
+    [second] = service.look()
+    assert second.replaces == first.decision_id
+    assert service.look() == []
+
+
 def test_another_gate_that_starts_anew_finds_it_done(
     store: MlflowClient, candidate: Candidate, service: GateService, gate: Any
 ) -> None:

@@ -12,12 +12,13 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from pillsnap.core.errors import ConfigError, DataError, GateRefusedError, StoreError
-from pillsnap.core.evidence import Evidence
+from pillsnap.core.errors import ConfigError, DataError, EngineError, GateRefusedError, StoreError
+from pillsnap.core.evidence import Comparison, Evidence
 from pillsnap.core.files import sha256_file
 from pillsnap.gate.decision import Verdict
 from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef
 from pillsnap.gate.keys import generate, load_private_key
+from pillsnap.inference.session import PillSession
 from pillsnap.registry import judging
 from pillsnap.registry.judging import EXPERIMENT, candidates, judge
 from pillsnap.registry.promotion import promote, submit
@@ -176,6 +177,88 @@ def test_a_manifest_that_does_not_fit_takes_no_good_word_away(
         judge(connect(), "pills", "1", other, gate.key, gate.trust, again=True)
     assert gate.judge("1") == word
     assert promote("pills", "1") == word
+
+
+def test_a_champion_is_judged_again_by_itself(store: MlflowClient, candidate: Candidate, gate: Any) -> None:
+    gate.judge(candidate())
+    promote("pills", "1")
+    second = gate.judge(candidate())
+    promote("pills", "2")
+    again = gate.judge("2", again=True)
+    assert (again.verdict, again.reasons, again.replaces) == (Verdict.PROMOTE, (), second.decision_id)
+    assert again.champion == second.champion, "the one that it followed"
+    assert gate.judge(candidate()).champion.version == "2", "which others can still be compared with"
+
+
+def test_another_manifest_of_the_same_drugs_takes_no_champion_out_of_service(
+    store: MlflowClient, candidate: Candidate, gate: Any, toys: SimpleNamespace, tmp_path: Path
+) -> None:
+    word = gate.judge(candidate())
+    promote("pills", "1")
+    grown = toys.save_manifest(
+        tmp_path / "grown", toys.toy_colors(6), [(k, k, "test", "real") for n in range(11) for k in range(6)]
+    )
+    with pytest.raises(DataError, match=r"was trained on manifest .*Its word \(PROMOTE\) stands"):
+        judge(connect(), "pills", "1", grown, gate.key, gate.trust, again=True)
+    assert gate.judge("1") == word
+    candidate()
+    assert judge(connect(), "pills", "2", grown, gate.key, gate.trust).verdict == Verdict.REJECT
+
+
+def unloadable(monkeypatch: pytest.MonkeyPatch, sha256: str) -> None:
+    """The file of this digest needs what is not on this machine."""
+    real = PillSession.load.__func__  # type: ignore[attr-defined]
+
+    def load(cls: Any, bundle: Any, **options: Any) -> Any:
+        if isinstance(bundle, Path) and sha256_file(bundle) == sha256:
+            raise EngineError(f"{bundle}: is for engine 'openvino', and OpenVINO cannot be imported")
+        return real(cls, bundle, **options)
+
+    monkeypatch.setattr(PillSession, "load", classmethod(load))
+
+
+def test_a_champion_that_does_not_load_here_is_no_fault_of_the_candidate(
+    store: MlflowClient, candidate: Candidate, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion = gate.judge(candidate())
+    promote("pills", "1")
+    version = candidate()
+    with monkeypatch.context() as lacking:
+        unloadable(lacking, champion.bundle_sha256)
+        with pytest.raises(
+            GateRefusedError, match=r"the champion, which does not load on the gate's machine \(its file:"
+        ):
+            gate.judge(version)
+    assert ENVELOPE_TAG not in store.get_model_version("pills", version).tags
+    assert gate.judge(version).verdict == Verdict.PROMOTE
+
+
+def test_an_engine_that_the_gate_lacks_is_no_fault_of_the_candidate(
+    store: MlflowClient, candidate: Candidate, gate: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    version = candidate()
+    unloadable(monkeypatch, sha256_file(tmp_path / "run-0" / "pillsnap.onnx"))
+    with pytest.raises(GateRefusedError, match="cannot be judged on this machine: the model's file: is for engine"):
+        gate.judge(version)
+    assert ENVELOPE_TAG not in store.get_model_version("pills", version).tags
+
+
+def test_what_had_nothing_in_common_with_a_champion_is_compared_with_the_next(
+    store: MlflowClient, candidate: Candidate, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.judge(candidate())
+    promote("pills", "1")
+    version = candidate()
+    with monkeypatch.context() as strange:
+        strange.setattr(
+            "pillsnap.evaluation.evidence.compare", lambda *_: Comparison(champion_sha256="0" * 64, metrics={})
+        )
+        first = gate.judge(version)
+    assert first.verdict == Verdict.REJECT
+    assert all(reason.startswith("champion_") for reason in first.reasons)
+    gate.judge(candidate())
+    promote("pills", "3")
+    assert gate.judge(version).verdict == Verdict.PROMOTE
 
 
 def test_the_champions_own_file_is_not_held_back_beside_it(

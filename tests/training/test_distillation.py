@@ -376,8 +376,24 @@ def test_other_pictures_and_other_data_are_said_in_the_log(
         assert "the teacher was trained on other data (manifest bbbbbbbbbbbb)" in caplog.text
 
 
+def test_whose_pictures_are_in_the_weights_is_handed_on(
+    trainer: Build, data: TrainingData, make_teacher: MakeTeacher, tmp_path: Path
+) -> None:
+    """A test picture that the teacher's teacher has seen is known to this net, too."""
+    path, weights = make_teacher(), tmp_path / "weights.pt"
+    replace(Checkpoint.load(path), manifest_hash="b" * 64, also_learned_from=("c" * 64,)).save(path)
+    replace(Checkpoint.load(path), manifest_hash=data.manifest.hash, also_learned_from=("d" * 64,)).save(weights)
+    started = {"model.pretrained": True, "model.weights": str(weights)}
+    made = trainer({**taught(path), **started})._checkpoint(1, {})
+    assert made.also_learned_from == ("d" * 64, "b" * 64, "c" * 64)
+    made.save(tmp_path / "made.pt")
+    assert Checkpoint.load(tmp_path / "made.pt").learned_from == (data.manifest.hash, *made.also_learned_from)
+    assert trainer({})._checkpoint(1, {}).learned_from == (data.manifest.hash,)
+
+
 def test_a_checkpoint_of_an_older_version_names_no_teacher(make_teacher: MakeTeacher, tmp_path: Path) -> None:
     raw = load_sealed(make_teacher())
     assert raw.pop("teacher_sha256") == ""
+    assert raw.pop("also_learned_from") == []
     torch.save(raw, tmp_path / "old.pt")
     assert Checkpoint.load(tmp_path / "old.pt").teacher_sha256 == ""

@@ -87,13 +87,13 @@ def load_training_data(config: ExperimentConfig, manifest: Manifest, workspace: 
     """The prepared images of a manifest (made where there are none), and which of them train.
 
     Raises:
-        ConfigError: the experiment's backbone is none.
+        ConfigError: the experiment's backbone is none, or does not take its images.
     """
     from pillsnap.data.cache import PreparedCache
-    from pillsnap.training.backbone import check_backbone
+    from pillsnap.training.backbone import check_net
     from pillsnap.training.batches import TrainingData
 
-    check_backbone(config.model)
+    check_net(config.model, config.preprocessing, len(manifest.catalog.drugs))
     if manifest.summary.get("preprocessing_fingerprint") != config.preprocessing.fingerprint:
         _log.info(
             "this experiment preprocesses in its own way (%d px, fingerprint %s), not as the manifest records",
@@ -193,7 +193,8 @@ def train_step(
         run.log_metrics({key: value for key, value in entry.items() if key != "epoch"}, int(entry["epoch"]))
     run.set_tags({"pillsnap.stopped": result.stopped})
     if result.weights is not None:
-        run.set_tags({f"weights.{key}": value for key, value in asdict(result.weights).items() if value})
+        facts = {**asdict(result.weights), "learned_from": ", ".join(result.weights.learned_from)}
+        run.set_tags({f"weights.{key}": value for key, value in facts.items() if value})
     draw_learning_curves(result.history, folder / "learning_curves.png")
     run.log_file(folder / "learning_curves.png")
     write_bytes(folder / "report.md", training_report(config.name, result.history, result.best_epoch).encode())

@@ -19,9 +19,9 @@ def tracking() -> None:
 def sync(workspace: Path) -> None:
     """Send what runs could not send while the MLflow store did not answer.
 
-    Figures, parameters, tags, files and models of all runs of the workspace arrive as if nothing had happened, and
-    each run ends with the status it had. To do it twice does no harm. A run that is still at work sends by itself.
-    Ends with 1 where something still waits, or where the store refuses something.
+    Figures, parameters, tags, files and models of all runs of the workspace, trials of studies too, arrive as if
+    nothing had happened, and each run ends with the status it had. To do it twice does no harm. A run that is still at
+    work sends by itself. Ends with 1 where something still waits, or where the store refuses something.
     """
     from pillsnap.tracking.sync import sync_run, waiting_runs
 
@@ -30,8 +30,8 @@ def sync(workspace: Path) -> None:
         click.echo(f"{workspace}: nothing waits, the MLflow store has everything")
         return
     problems = 0
-    for run_id in runs:
-        synced = sync_run(workspace, run_id)
+    for folder, run_id in runs:
+        synced = sync_run(folder, run_id)
         ended = f"ended as {synced.status}" if synced.status else "has not ended: it can go on"
         click.echo(f"run {run_id}: {synced.sent} entries sent, {synced.waiting} wait; {ended}")
         if synced.problem:

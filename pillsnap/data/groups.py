@@ -35,7 +35,7 @@ from pillsnap.core.boxes import Box
 from pillsnap.core.manifest import Split
 from pillsnap.data.names import Condition, Domain
 from pillsnap.data.toned import toned_difference
-from pillsnap.data.turned import turned_copy_links
+from pillsnap.data.turned import in_pieces, turned_copy_links
 
 DHASH_BITS = 12
 PHASH_BITS = 6
@@ -105,13 +105,17 @@ def near_duplicate_links(pictures: Sequence[Usable]) -> Links:
         alike &= ~named_N[rows, None]
         loose = (alike & ~named_N[None, :]) | _nearest(by_dhash + by_phash, alike & named_N[None, :])
         strict = np.argwhere((by_dhash <= COPY_DHASH_BITS) & (by_phash <= COPY_PHASH_BITS) & ~loose)
-        one_EP, two_EP = thumb_NP[strict[:, 0] + start], thumb_NP[strict[:, 1]]
-        same_E = np.abs(one_EP.astype(np.int16) - two_EP).mean(axis=1) <= COPY_GREY_LEVELS
-        copies = strict[same_E | (toned_difference(one_EP, two_EP) <= TONED_GREY_LEVELS)]
         offset = np.asarray([start, 0])
-        found += [np.argwhere(loose) + offset, copies + offset]
+        found += [np.argwhere(loose) + offset, *(_copies(thumb_NP, pairs) for pairs in in_pieces(strict + offset))]
     links_E2 = np.sort(np.concatenate(found), axis=1)
     return np.asarray(np.unique(links_E2[links_E2[:, 0] < links_E2[:, 1]], axis=0), np.int64)
+
+
+def _copies(thumb_NP: NDArray[np.uint8], pairs_E2: Links) -> Links:
+    """Those of the pairs whose grey pictures are the same, as they are or behind a tone curve."""
+    one_EP, two_EP = thumb_NP[pairs_E2[:, 0]], thumb_NP[pairs_E2[:, 1]]
+    same_E = np.abs(one_EP.astype(np.int16) - two_EP).mean(axis=1) <= COPY_GREY_LEVELS
+    return pairs_E2[same_E | (toned_difference(one_EP, two_EP) <= TONED_GREY_LEVELS)]
 
 
 def sitting_id(kcode: str, domain: Domain, condition: Condition) -> str:

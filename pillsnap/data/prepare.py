@@ -139,6 +139,7 @@ def prepare(request: PrepareRequest, progress: Progress = no_progress) -> Prepar
             _check_damage(request, tally)
             manifest = Manifest.build(request.out, _summary(request, catalog, tally), rows, catalog)
             del rows  # the manifest has sorted ones of its own
+            ledger.check()  # before the links are changed, which the former manifest names
             for domain, name in LINK_FOLDERS.items():
                 link_folders(request.out / name, _paths(folders.get(domain, {})))
         report = {**tally.report(total), "overlooked": _overlooked(request, drugs, sources)}

@@ -9,6 +9,8 @@ Legend: N pictures, S side, P pixels, E links.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,8 @@ LEAST_CORRELATION = 0.995
 """Of the grey pictures less their mean, beside the limit on their difference: flat pictures all differ little."""
 _BLOCK = 1024
 """Rows of the table of correlations that are in memory at once."""
+_PIECE = 20_000
+"""Pairs whose pictures are compared at once."""
 
 
 def turned_copy_links(thumb_NP: NDArray[np.uint8], grey_levels: float) -> NDArray[np.int64]:
@@ -34,10 +38,16 @@ def turned_copy_links(thumb_NP: NDArray[np.uint8], grey_levels: float) -> NDArra
         turned_unit_NP = _unit(turned_NP)
         for start in range(0, len(plain_NP), _BLOCK):
             alike = unit_NP[start : start + _BLOCK] @ turned_unit_NP.T >= LEAST_CORRELATION
-            pairs_E2 = np.argwhere(alike) + np.asarray([start, 0])
-            difference_EP = np.abs(plain_NP[pairs_E2[:, 0]] - turned_NP[pairs_E2[:, 1]])
-            found.append(pairs_E2[difference_EP.mean(axis=1) <= grey_levels])
+            for pairs_E2 in in_pieces(np.argwhere(alike) + np.asarray([start, 0])):
+                difference_EP = np.abs(plain_NP[pairs_E2[:, 0]] - turned_NP[pairs_E2[:, 1]])
+                found.append(pairs_E2[difference_EP.mean(axis=1) <= grey_levels])
     return np.concatenate(found)
+
+
+def in_pieces(pairs_E2: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """A few pairs at a time: of a thousand round pills that are all alike there are a million, 0.5 GB and more."""
+    for start in range(0, len(pairs_E2), _PIECE):
+        yield pairs_E2[start : start + _PIECE]
 
 
 def _turns(image_NSS: NDArray[np.float32]) -> list[NDArray[np.float32]]:

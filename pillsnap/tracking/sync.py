@@ -12,6 +12,9 @@ from pillsnap.tracking.outbox import OUTBOX, REFUSED_FILE, Outbox
 from pillsnap.tracking.run import RUNS
 from pillsnap.tracking.store import connect, first_line, tracking_uri, without_password
 
+_BASES = (".", "tune")
+"""Where a workspace has runs: of trainings, and of the trials of studies."""
+
 
 @dataclass(frozen=True)
 class SyncedRun:
@@ -28,13 +31,18 @@ class SyncedRun:
     """Why something waits or was refused; empty where all is well."""
 
 
-def waiting_runs(workspace: Path) -> list[str]:
-    """The runs of a workspace that have something to send."""
-    return sorted(path.parent.parent.name for path in _journals(workspace) if is_waiting(path.parent))
+def waiting_runs(workspace: Path) -> list[tuple[Path, str]]:
+    """The runs of a workspace, trials too, that have something to send: the folder for `sync_run`, and the id."""
+    outboxes = [path.parent for base in _BASES for path in (workspace / base / RUNS).glob(f"*/{OUTBOX}/{JOURNAL_FILE}")]
+    return sorted((path.parents[2], path.parent.name) for path in outboxes if is_waiting(path))
 
 
 def sync_run(workspace: Path, run_id: str) -> SyncedRun:
     """Send what one run has waiting.
+
+    Args:
+        workspace: the folder whose ``runs`` holds the run.
+        run_id: the run.
 
     Raises:
         StoreError: the store cannot be reached.
@@ -54,10 +62,6 @@ def sync_run(workspace: Path, run_id: str) -> SyncedRun:
         problem = f"{outbox.refused} refused by the store, kept in {folder / REFUSED_FILE}: {_last_refusal(folder)}"
     outbox.close()
     return SyncedRun(run_id, before - waiting, waiting, status, problem)
-
-
-def _journals(workspace: Path) -> list[Path]:
-    return list((workspace / RUNS).glob(f"*/{OUTBOX}/{JOURNAL_FILE}"))
 
 
 def _last_status(outbox: Outbox) -> str:

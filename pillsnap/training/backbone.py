@@ -51,8 +51,31 @@ class PillNet(nn.Module):
         return logits
 
 
-def check_backbone(model: ModelConfig) -> None:
-    """Asked before hours of preparation. Raises ConfigError: timm has no such backbone."""
+def check_net(model: ModelConfig, preprocessing: PreprocessingSpec, num_classes: int) -> None:
+    """Asked before hours of preparation: one image goes through the net, with random weights.
+
+    Raises:
+        ConfigError: timm has no such backbone, or it does not take these arguments or an image of this size.
+    """
+    side = preprocessing.target_size
+    random_start = model.model_copy(update={"pretrained": False, "weights": None})
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        net = create_net(random_start, preprocessing, num_classes).eval()
+        try:
+            found = tuple(net(torch.zeros((1, side, side, 3), dtype=torch.uint8)).shape)
+        except Exception as error:  # each backbone has errors of its own
+            raise ConfigError(
+                f"model.backbone: {model.backbone} does not take images of {side} px ({_line_of(error)}). Set "
+                f"preprocessing.target_size to its own size or, for ViT and Swin, model.kwargs={{img_size: {side}}}; "
+                "what else stands in model.kwargs must fit it, too"
+            ) from error
+    if found != (1, num_classes):
+        raise ConfigError(
+            f"model.kwargs: with {model.kwargs}, {model.backbone} answers {found} to one image, not {(1, num_classes)}"
+        )
+
+
+def _check_backbone(model: ModelConfig) -> None:
     if not timm.is_model(model.backbone):
         close = ", ".join(difflib.get_close_matches(model.backbone, timm.list_models(), n=3))
         raise ConfigError(
@@ -67,16 +90,17 @@ def create_net(model: ModelConfig, preprocessing: PreprocessingSpec, num_classes
         ConfigError: a backbone that timm does not have, or arguments that it does not take.
         TrainingError: the pretrained weights cannot be had, or do not fit. Never silently random.
     """
-    check_backbone(model)
+    _check_backbone(model)
     reserved = sorted(_RESERVED & set(model.kwargs))
     if reserved:
         raise ConfigError(f"model.kwargs: {', '.join(reserved)} cannot stand there; they have own keys or are fixed")
     arguments: dict[str, Any] = {
         "num_classes": num_classes,
         "drop_rate": model.drop_rate,
-        "drop_path_rate": model.drop_path_rate,
         **model.kwargs,
     }
+    if model.drop_path_rate:  # a fifth of timm's families has none
+        arguments["drop_path_rate"] = model.drop_path_rate
     if model.weights is not None:
         _require_file(model.weights)
         arguments["pretrained_cfg_overlay"] = {"file": model.weights}
@@ -84,10 +108,12 @@ def create_net(model: ModelConfig, preprocessing: PreprocessingSpec, num_classes
     try:
         backbone = timm.create_model(model.backbone, pretrained=model.pretrained, **arguments)
     except TypeError as error:
-        raise ConfigError(f"model.kwargs: {model.backbone} does not take these arguments ({error})") from error
+        if "'drop_path_rate'" in str(error):
+            raise ConfigError(f"model.drop_path_rate: {model.backbone} has none; set it to 0") from error
+        raise ConfigError(f"model.kwargs: {model.backbone} does not take this argument ({error})") from error
     except Exception as error:  # timm and the hub raise many kinds; all mean: no weights
         if not model.pretrained:
-            raise ConfigError(f"model.backbone: {model.backbone} cannot be built ({error})") from error
+            raise ConfigError(f"model.backbone: {model.backbone} cannot be built ({_line_of(error)})") from error
         raise TrainingError(
             f"the pretrained weights of {model.backbone} cannot be loaded ({type(error).__name__}: {error}). "
             "Give a local file with model.weights, or train from random weights with model.pretrained=false"
@@ -98,6 +124,10 @@ def create_net(model: ModelConfig, preprocessing: PreprocessingSpec, num_classes
         trained_with: dict[str, Any] = getattr(backbone, "pretrained_cfg", {}) or {}
         note_other_statistics(trained_with.get("mean"), trained_with.get("std"), preprocessing)
     return PillNet(backbone, preprocessing)
+
+
+def _line_of(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def head_prefixes(backbone: nn.Module) -> tuple[str, ...]:

@@ -106,15 +106,22 @@ def fit(
 
     Raises:
         TrainingError: the loss is not a finite number, pretrained weights or the teacher cannot be had, the teacher
-            knows other drugs, the disk is full, or another process of torchrun has failed.
+            knows other drugs, disk or memory are full, or another process (torchrun's, or one that prepares images) has
+            failed.
         DataError: fewer training images than one batch.
         ConfigError: the backbone does not exist or cannot be frozen, cutmix_minmax leaves no box at this size, or the
             batch cannot be shared by the processes of torchrun.
     """
     with distributed.failing_together():
         here = distributed.ranks()
-        trainer = _Trainer(config, data, folder, observer if here.is_first else Nobody(), resume=resume)
-        return trainer.fit(deadline)
+        try:
+            trainer = _Trainer(config, data, folder, observer if here.is_first else Nobody(), resume=resume)
+            return trainer.fit(deadline)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise TrainingError(
+                f"out of memory ({' '.join(str(error).split())[:200]}): a smaller model or image fits, or a smaller "
+                "data.batch_size with training.accumulate"
+            ) from error
 
 
 def weighted_loss(logits_NK: Tensor, target: Tensor, class_weights_K: Tensor, smoothing: float) -> Tensor:
@@ -180,10 +187,15 @@ class _Trainer:
         self._history: list[dict[str, float]] = []
         if state:
             self._restore(state)
-        elif self._ranks.world > 1:  # dropout and erasing differ in each process; mixup's draws are those of all
-            torch.manual_seed(config.seed + self._ranks.rank)
-            random.seed(config.seed + self._ranks.rank)
+        elif self._ranks.world > 1:
+            self._draw_apart()
         self._averaged = distributed.Averaged(self._net.backbone, device)
+
+    def _draw_apart(self) -> None:
+        """Dropout and erasing draw other numbers in each process, and after each epoch; mixup's are those of all."""
+        seed = self._config.seed + self._ranks.rank + self._ranks.world * len(self._history)
+        torch.manual_seed(seed)
+        random.seed(seed)
 
     def _find_state(self, folder: Path) -> dict[str, Any] | None:
         """What a former process left; the first one reads it for all."""
@@ -202,13 +214,15 @@ class _Trainer:
         if 0 < done < epochs:
             _log.info("the training goes on after epoch %d of %d (%d updates)", done, epochs, self._step)
             self._observer.on_resume(done, self._step)
-        longest_s = 0.0
+        longest_s = max((entry["train_s"] + entry.get("val_s", 0.0) for entry in self._history), default=0.0)
         for epoch in range(done + 1, epochs + 1):
             started = time.monotonic()
-            if deadline is not None and epoch > 1 and self._is_over(started + longest_s, deadline):
+            over = deadline is not None and started + longest_s > deadline
+            if epoch > 1 and distributed.from_first(over):  # asked of all: only the first one has the deadline
                 return self._result(f"time budget: {epoch - 1} of {epochs} epochs")
             try:
-                metrics = {**self._train_epoch(epoch), **self._validate()}
+                trained, validating = self._train_epoch(epoch), time.perf_counter()
+                metrics = {**trained, **self._validate(), "val_s": time.perf_counter() - validating}
                 self._history.append({"epoch": epoch, **metrics})
                 self._observer.on_epoch(epoch, metrics)
                 self._keep(epoch, metrics)
@@ -219,11 +233,16 @@ class _Trainer:
                     f"the disk is full in epoch {epoch} ({error.filename or error}); {self._keeper.last_good}: free "
                     "some space and start again, the training goes on from there"
                 ) from error
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker"):
+                    raise
+                raise TrainingError(
+                    f"a process that prepares images ended in epoch {epoch} ({' '.join(str(error).split())[:200]}); "
+                    f"{self._keeper.last_good}. Mostly the machine's memory, or a container's /dev/shm, was full: "
+                    "lower data.workers, or give more of it"
+                ) from error
             longest_s = max(longest_s, time.monotonic() - started)
         return self._result("")
-
-    def _is_over(self, ready: float, deadline: float) -> bool:
-        return distributed.from_first(ready > deadline)
 
     def _result(self, stopped: str) -> FitResult:
         best_epoch = distributed.from_first(next(iter(self._keeper.best_epochs), 0))
@@ -274,6 +293,7 @@ class _Trainer:
                 "the training goes on with %d processes instead of %d: dropout and erasing draw other numbers",
                 self._ranks.world, len(states),
             )  # fmt: skip
+            self._draw_apart()
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self._net.train()
@@ -346,7 +366,8 @@ class _Trainer:
 
     def _score(self, net: PillNet) -> dict[str, float]:
         distributed.share_buffers(net)
-        return score(answers(net, self._data, self._device, self._config.data.batch_size * 2), self._data)
+        batch = max(1, 2 * self._config.data.batch_size // self._ranks.world)
+        return score(answers(net, self._data, self._device, batch), self._data)
 
     def _judged_net(self) -> PillNet:
         net: Any = self._ema.module if self._ema is not None else self._net

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
-import torch
 
 from pillsnap.core.errors import ConfigError, StoreError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
@@ -147,8 +146,6 @@ def _train(config: ExperimentConfig, data: TrainingData, folder: Path, observer:
         fit(config, data, folder, observer)
     except optuna.TrialPruned:
         return "pruned"
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise TrainingError(f"out of memory ({error}); a smaller model, batch or image fits") from error
     return "complete"
 
 

@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
+from pillsnap.data import groups
 from pillsnap.data.capture_groups import capture_groups
 from pillsnap.data.groups import (
     COPY_DHASH_BITS,
@@ -123,6 +124,19 @@ def test_more_pictures_than_a_block(shots, monkeypatch):
     monkeypatch.setattr("pillsnap.data.groups._BLOCK", 4)
     assert near_duplicate_links(pictures).tolist() == expected
     assert len(together(pictures)) == 5
+
+
+def test_many_pictures_that_are_all_alike_are_compared_a_few_at_a_time(shots, monkeypatch):
+    """A thousand are a million pairs, each with two pictures and a tone curve."""
+    pictures = [shots.usable(shots.real(n % 5, n % 2, n // 10), scene="x") for n in range(30)]
+    whole = near_duplicate_links(pictures).tolist()
+    assert len(whole) == 30 * 29 / 2
+    seen = []
+    toned = groups.toned_difference
+    monkeypatch.setattr(groups, "toned_difference", lambda one, two: (seen.append(len(one)), toned(one, two))[1])
+    monkeypatch.setattr("pillsnap.data.turned._PIECE", 100)
+    assert near_duplicate_links(pictures).tolist() == whole
+    assert max(seen) == 100 < sum(seen)
 
 
 @pytest.mark.parametrize("count", [0, 1])

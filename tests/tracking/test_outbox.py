@@ -147,11 +147,16 @@ def test_a_run_whose_store_never_came_back_is_completed_later(
         tracked.log_text("words", "a/b.md")
         assert log_bundle(tracked, bundle) is None
     bundle.unlink()
-    assert waiting_runs(tmp_path) == [tracked.run_id]
+    assert waiting_runs(tmp_path) == [(tmp_path, tracked.run_id)]
     ended = json.loads((tracked.folder / "outbox" / "journal.jsonl").read_text().splitlines()[-1])
     first = sync_run(tmp_path, tracked.run_id)
     assert (first.waiting, first.status, first.problem) == (0, "FINISHED", "")
     assert first.sent == 8
+    assert waiting_runs(tmp_path) == []
+    with outage("log_batch"), tracked_run("trial", experiment="exp", workspace=tmp_path / "tune") as trial:
+        trial.log_metrics({"loss": 1.0}, 1)
+    assert waiting_runs(tmp_path) == [(tmp_path / "tune", trial.run_id)], "a trial of a study waits, too"
+    assert sync_run(*waiting_runs(tmp_path)[0]).problem == ""
     assert waiting_runs(tmp_path) == []
     run = store.get_run(tracked.run_id)
     assert (run.info.status, run.info.end_time) == ("FINISHED", ended["time_ms"]), "when it ended, not when it was sent"

@@ -2,6 +2,7 @@
 
 FAILURE: what process 1 does in its second epoch: ``raise``, or ``die`` (killed, without a word); ``terminate``: the
 launcher gets SIGTERM; ``terminate late``: when process 1 has waited for process 0 inside torch for a second.
+``budget``, ``no time``: no failure, but process 0 has a deadline, in ten minutes or over already.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ def main(manifest: str, cache: str, config_file: str, folder: str, how: str = ""
                 return train_epoch(self, epoch)
 
             trainer._Trainer._train_epoch = failing  # type: ignore[method-assign]
+        deadline = {"budget": time.monotonic() + 600, "no time": 0.0}.get(how) if ranks.is_first else None
         try:
-            result = trainer.fit(config, data, Path(folder), Told())
+            result = trainer.fit(config, data, Path(folder), Told(), deadline=deadline)
         except BaseException as error:
             print(f"process {ranks.rank} ended: {type(error).__name__}: {error}", flush=True)
             raise SystemExit(3) from error

@@ -14,7 +14,7 @@ from timm.layers import DropPath
 from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig, ModelConfig
 from pillsnap.core.preprocessing import PreprocessingSpec, UnifiedPreprocessor
-from pillsnap.training.backbone import PillNet, create_net
+from pillsnap.training.backbone import PillNet, check_net, create_net
 
 Config = Callable[..., ExperimentConfig]
 IMAGE = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -85,8 +85,37 @@ def test_an_unknown_backbone_is_answered_with_similar_ones(tiny_config: Config) 
 
 
 def test_arguments_that_the_net_does_not_take_are_misconfigured(tiny_config: Config) -> None:
-    with pytest.raises(ConfigError, match=r"model\.kwargs: resnet18 does not take"):
+    with pytest.raises(ConfigError, match=r"model\.kwargs: resnet18 does not take this argument"):
         build(tiny_config({"model.kwargs.no_such_argument": 1}))
+
+
+def test_a_family_without_drop_path_can_be_used(tiny_config: Config) -> None:
+    config = tiny_config({"model.backbone": "repghostnet_050", "model.kwargs": {}, "model.drop_path_rate": 0.0})
+    assert build(config)(IMAGE).shape == (4, 6)
+    with pytest.raises(ConfigError, match=r"model\.drop_path_rate: repghostnet_050 has none; set it to 0"):
+        build(config.with_overrides({"model.drop_path_rate": 0.1}))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"model.kwargs": {}}, r"does not take images of 32 px .*img_size: 32"),
+        (
+            {"model.kwargs": {"img_size": 32, "global_pool": ""}},
+            r"model\.kwargs: .*answers \(1, 5, 6\) to one image, not \(1, 6\)",
+        ),
+    ],
+)
+def test_a_net_that_does_not_take_the_images_is_misconfigured(
+    tiny_config: Config, overrides: dict[str, Any], said: str
+) -> None:
+    config = tiny_config({"model.backbone": "vit_tiny_patch16_224", **overrides})
+    before = torch.get_rng_state()
+    with pytest.raises(ConfigError, match=said):
+        check_net(config.model, config.preprocessing, 6)
+    fitting = tiny_config()
+    check_net(fitting.model, fitting.preprocessing, 6)
+    assert torch.equal(torch.get_rng_state(), before), "the training's numbers are not drawn from"
 
 
 @pytest.mark.parametrize("classes_of_the_file", [6, 1000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -157,6 +158,16 @@ def test_two_processes_go_on_as_if_nothing_had_happened(launch: Launch, tmp_path
     assert [line for line in said.splitlines() if line.startswith("epoch")] == ["epoch 2", "epoch 3"]
     whole, resumed = (Checkpoint.load(tmp_path / name / "last.pt").state_dict for name in ("whole", "two"))
     assert all(torch.equal(resumed[key], value) for key, value in whole.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("budget", "epochs"), [("budget", 3), ("no time", 1)])
+def test_the_time_budget_of_the_first_process_is_that_of_all(launch: Launch, budget: str, epochs: int) -> None:
+    """Only the first one has a deadline: the others must not go on to an epoch while it asks them."""
+    status, said = launch({"training.epochs": 3}, budget)
+    assert status == 0, said
+    for rank in (0, 1):
+        assert re.search(rf"process {rank} of 2: best epoch \d of {epochs}$", said, re.MULTILINE), said
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import multiprocessing
 import os
@@ -73,9 +74,12 @@ class StopsAt:
         self.resumed.append((epoch, step))
 
 
+CLOCKS = ("images_per_s", "train_s", "val_s")
+
+
 def measured(history: list[dict[str, float]]) -> list[dict[str, float]]:
     """Without what a clock says."""
-    return [{k: v for k, v in entry.items() if k not in ("images_per_s", "train_s")} for entry in history]
+    return [{k: v for k, v in entry.items() if k not in CLOCKS} for entry in history]
 
 
 def same(first: Any, second: Any) -> bool:
@@ -97,7 +101,7 @@ def assert_same_end(folder: Path, result: FitResult, undisturbed: SimpleNamespac
         ours, theirs = load_sealed(folder / name), load_sealed(undisturbed.folder / name)
         for state in (ours, theirs):
             state.pop("history", None)
-            for key in ("images_per_s", "train_s"):
+            for key in CLOCKS:
                 state["metrics"].pop(key)
         assert same(ours, theirs), name
 
@@ -355,6 +359,18 @@ def test_no_epoch_is_begun_that_would_end_too_late(
     result = fit(tiny_config(EVERYTHING), data, tmp_path, seen)
     assert result.stopped == ""
     assert_same_end(tmp_path, result, undisturbed)
+
+
+def test_the_time_of_former_epochs_counts(
+    data: TrainingData, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the clock takes five seconds, so an epoch ten and its validation five."""
+    fake = SimpleNamespace(monotonic=lambda: 100.0, perf_counter=itertools.count(0, 5).__next__)
+    monkeypatch.setattr("pillsnap.training.trainer.time", fake)
+    assert len(fit(tiny_config(EVERYTHING), data, tmp_path, QUIET, deadline=0.0).history) == 1
+    result = fit(tiny_config(EVERYTHING), data, tmp_path, QUIET, deadline=109.0)
+    assert result.stopped == "time budget: 1 of 4 epochs", "begun again, it knows how long an epoch is"
+    assert len(fit(tiny_config(EVERYTHING), data, tmp_path, QUIET, deadline=1000.0).history) == 4
 
 
 def test_one_epoch_is_always_trained(data: TrainingData, tiny_config: Config, tmp_path: Path) -> None:

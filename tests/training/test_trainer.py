@@ -71,7 +71,7 @@ def test_it_learns(trained: SimpleNamespace) -> None:
 
 def test_metrics_are_whole_and_the_observer_hears_them(trained: SimpleNamespace) -> None:
     keys = {
-        "train_loss", "lr", "images_per_s", "train_s", "val_loss", "val_top1", "val_top5", "val_real_top1",
+        "train_loss", "lr", "images_per_s", "train_s", "val_s", "val_loss", "val_top1", "val_top5", "val_real_top1",
         "val_studio_top1",
     }  # fmt: skip
     for epoch, metrics in trained.seen.epochs:
@@ -158,6 +158,33 @@ def test_an_observer_may_end_the_training(data: TrainingData, tiny_config: Confi
     with pytest.raises(Stop):
         fit(tiny_config(), data, tmp_path, SimpleNamespace(on_step=stop, on_epoch=stop))
     assert not (tmp_path / "last.pt").exists(), "an epoch that was not told whole is told again"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory.\nTried"),
+            r"^out of memory \(CUDA out of memory. Tried\).*accumulate",
+        ),
+        (MemoryError("8 GiB"), r"^out of memory \(8 GiB\)"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), r"pid 7.*lower data\.workers"),
+    ],
+)
+def test_a_full_memory_is_said_to_be_that(
+    data: TrainingData,
+    tiny_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    said: str,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(_Trainer, "_train_epoch", fail)
+    with pytest.raises(TrainingError, match=said):
+        fit(tiny_config(), data, tmp_path, QUIET)
 
 
 # --- one update

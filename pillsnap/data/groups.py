@@ -115,7 +115,8 @@ def _copies(thumb_NP: NDArray[np.uint8], pairs_E2: Links) -> Links:
     """Those of the pairs whose grey pictures are the same, as they are or behind a tone curve."""
     one_EP, two_EP = thumb_NP[pairs_E2[:, 0]], thumb_NP[pairs_E2[:, 1]]
     same_E = np.abs(one_EP.astype(np.int16) - two_EP).mean(axis=1) <= COPY_GREY_LEVELS
-    return pairs_E2[same_E | (toned_difference(one_EP, two_EP) <= TONED_GREY_LEVELS)]
+    copies_E2: Links = pairs_E2[same_E | (toned_difference(one_EP, two_EP) <= TONED_GREY_LEVELS)]
+    return copies_E2
 
 
 def sitting_id(kcode: str, domain: Domain, condition: Condition) -> str:

@@ -64,9 +64,10 @@ def worst_checks(evidence: Evidence, policy: Policy) -> tuple[Check, ...]:
     for condition, limits in policy.slices.items():
         name, values = f"worst_{condition}", evidence.slices.get(condition, {})
         checks += _check_worst(name, values, limits, policy.judge_by, f"{condition} ")
-        whole = _images(evidence, "top1" if condition == "domain" else "real_top1")
+        needed = policy.minimum_test_images
         known = sum(metric.images or 0 for metric in values.values())
-        checks.append(_check_count(f"{name}_known", known, whole, f"photos whose {condition} is known"))
+        enough = needed.total if condition == "domain" else needed.real
+        checks.append(_check_count(f"{name}_known", known, enough, f"test photos whose {condition} is known"))
     if policy.worst_class is not None:
         classes = {
             result.kcode: Metric(value=result.top1 or 0.0, images=0 if result.top1 is None else result.images)
@@ -101,6 +102,7 @@ def count_checks(evidence: Evidence, policy: Policy) -> tuple[Check, ...]:
     return (
         _check_count("test_images", _images(evidence, "top1"), needed.total, "test images"),
         _check_count("real_test_images", _images(evidence, "real_top1"), needed.real, "real test photos"),
+        _check_count("real_sittings", _sittings(evidence), needed.sittings, "sittings of the real test photos"),
         _check_count(
             "images_per_class", smallest.images if smallest else 0, needed.per_class, f"test images a class{worst}"
         ),
@@ -241,6 +243,11 @@ def _check_count(name: str, images: int, needed: int, what: str) -> Check:
 def _images(evidence: Evidence, name: str) -> int:
     metric = evidence.metrics.get(name)
     return metric.images or 0 if metric else 0
+
+
+def _sittings(evidence: Evidence) -> int:
+    metric = evidence.metrics.get("real_top1")
+    return metric.groups or 0 if metric else 0
 
 
 def _missing(name: str, fault: str, limits: AtLeast | Below, shown_limits: tuple[str, str]) -> Check:

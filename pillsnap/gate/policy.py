@@ -95,6 +95,8 @@ class MinimumTestImages(_Section):
     """Real photos among them."""
     per_class: Count
     """Of the class that has the fewest."""
+    sittings: Count = 0
+    """Of the real photos: a hundred photos of three sittings say little more than three."""
 
 
 class LatencyProfile(_Section):

@@ -112,7 +112,7 @@ def test_calibration_counted_by_hand() -> None:
     )
 
 
-def test_a_photo_is_answered_as_it_is_served_alone(
+def test_attack_answers_that_hang_on_the_batch_are_measured_alone(
     house: SimpleNamespace, toys: SimpleNamespace, tmp_path: Path
 ) -> None:
     """A graph that takes the mean over its batch would answer batches of one drug better than any phone's photo."""

@@ -34,7 +34,7 @@ def test_figures_are_what_people_read(full: SimpleNamespace) -> None:
         "top1": "91.0 %", "top5": "99.0 %", "real_top1": "86.0 %", "latency_p95_ms": "40.0 ms", "size_mb": "81.5 MB",
         "worst_light": "80.0 % (light 0)", "worst_light_images": "100", "worst_light_known": "350",
         "worst_class": "80.0 % (K-000000)",
-        "worst_class_images": "9", "test_images": "500", "real_test_images": "350", "images_per_class": "9",
+        "worst_class_images": "9", "test_images": "500", "real_test_images": "350", "real_sittings": "40", "images_per_class": "9",
         "latency_threads": "2", "manifest_age_days": "19.0",
         "champion_top1": "+1.00 points", "champion_real_top1": "+1.00 points",
     }  # fmt: skip
@@ -45,7 +45,7 @@ def test_figures_are_what_people_read(full: SimpleNamespace) -> None:
     ("value", "verdict"), [(0.7, "PROMOTE"), (0.6999, "HOLD"), (0.5, "HOLD"), (0.4999, "REJECT"), (NAN, "REJECT")]
 )
 def test_the_worst_slice_decides(full: SimpleNamespace, value: float, verdict: str) -> None:
-    light = {"0": full.metric(0.99, 200), "1": full.metric(value, 150)}
+    light = {"0": full.metric(0.99, 150), "1": full.metric(value, 100)}
     decision = full.judge(full.evidence(slices={"light": light}), full.policy())
     assert decision.verdict == verdict
     assert all(reason.startswith("worst_light") and "(light 1)" in reason for reason in decision.reasons)
@@ -60,8 +60,8 @@ def test_a_slice_that_is_missing_or_tells_nothing(full: SimpleNamespace) -> None
     bad_and_few = full.evidence(slices={"light": {"0": full.metric(0.9, 347), "1": full.metric(0.1, 3)}})
     assert full.judge(bad_and_few, full.policy()).verdict == Verdict.REJECT  # few photos are no way out
     assert full.judge(bad_and_few, full.policy(slices={})).verdict == Verdict.PROMOTE
-    unknown = full.evidence(slices={"light": {"0": full.metric(0.9, 150), "1": full.metric(0.9, 100)}})
-    reason = "worst_light_known: 250 are too few to judge, 350 needed .photos whose light is known"
+    unknown = full.evidence(slices={"light": {"0": full.metric(0.9, 150), "1": full.metric(0.9, 99)}})
+    reason = "worst_light_known: 249 are too few to judge, 250 needed .test photos whose light is known"
     expect(full.judge(unknown, full.policy()), Verdict.HOLD, reason)  # nor is a condition that is not written down
 
 
@@ -151,7 +151,7 @@ def test_the_lower_bound_is_that_of_the_groups_else_wilson(full: SimpleNamespace
     assert top1.value == pytest.approx(0.87)
     assert "top1 87.0 %, the lower end of its group interval, reaches the target 85 %" in top1.text
     figures = full.evidence().metrics
-    no_groups = {**figures, "real_top1": Metric(value=0.86, low=0.79, high=0.9, images=350)}
+    no_groups = {**figures, "real_top1": Metric(value=0.86, low=0.79, high=0.9, images=350, groups=40)}
     wilson = full.judge(full.evidence(metrics=no_groups), policy)
     expect(wilson, Verdict.HOLD, "real_top1 79.0 %, the lower end of its Wilson interval, is under the target 80 %")
     assert full.judge(full.evidence(metrics=no_groups), full.policy()).verdict == Verdict.PROMOTE

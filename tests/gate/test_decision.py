@@ -25,14 +25,16 @@ SHARES = ("top1", "top5", "real_top1")
 BAD_NUMBERS = [float("nan"), float("inf"), float("-inf"), -0.1]
 
 
-def evidence_of(values: dict[str, float], *, images: int = 500, real: int = 350, per_class: int = 5) -> Evidence:
+def evidence_of(
+    values: dict[str, float], *, images: int = 500, real: int = 350, per_class: int = 5, sittings: int = 30
+) -> Evidence:
     counts = {"top1": images, "top5": images, "real_top1": real}
     return Evidence(
         bundle_sha256=BUNDLE,
         manifest_hash=MANIFEST,
         run_id="",
         created="2026-11-01T00:00:00+00:00",
-        metrics={name: Metric(value=value, images=counts.get(name)) for name, value in values.items()},
+        metrics={name: Metric(value=value, images=counts.get(name), groups=sittings) for name, value in values.items()},
         slices={},
         classes=tuple(
             ClassResult(kcode=f"K-{i:06d}", drug_name="d", images=n, top1=1.0, real_top1=None, confused_with=None)
@@ -121,6 +123,7 @@ def test_another_version_of_evidence_is_rejected() -> None:
         ({"real": 249}, "real_test_images: 249 are too few"),
         ({"per_class": 2}, "images_per_class: 2 are too few to judge, 3 needed (test images a class; K-000000"),
         ({"per_class": 0}, "images_per_class: 0 are too few"),
+        ({"sittings": 29}, "real_sittings: 29 are too few to judge, 30 needed"),
     ],
 )
 def test_too_few_test_images_hold_the_model_back(counts: dict[str, int], named: str) -> None:
@@ -140,7 +143,7 @@ def test_counts_that_are_not_told_are_too_few() -> None:
 
 def test_reasons_hold_the_figures() -> None:
     evidence = evidence_of({**GOOD, "latency_p95_ms": 61.25})
-    metric = Metric(value=0.783, low=0.749, high=0.814, images=612)
+    metric = Metric(value=0.783, low=0.749, high=0.814, images=612, groups=60)
     evidence = evidence.model_copy(update={"metrics": {**evidence.metrics, "real_top1": metric}})
     decision = decide(evidence, POLICY, bundle_sha256=BUNDLE, manifest_hash=MANIFEST)
     assert decision.reasons == (
@@ -195,7 +198,12 @@ near = st.fixed_dictionaries(
     }
 )
 counts_strategy = st.fixed_dictionaries(
-    {"images": st.integers(0, 700), "real": st.integers(0, 500), "per_class": st.integers(0, 6)}
+    {
+        "images": st.integers(0, 700),
+        "real": st.integers(0, 500),
+        "per_class": st.integers(0, 6),
+        "sittings": st.integers(0, 60),
+    }
 )
 
 
@@ -208,7 +216,7 @@ def test_a_worse_figure_never_gives_a_better_verdict(
     assert RANK[judge({**values, name: worse}, **counts).verdict] <= RANK[judge(values, **counts).verdict]
 
 
-@given(values_strategy | near, counts_strategy, st.sampled_from(["images", "real", "per_class"]))
+@given(values_strategy | near, counts_strategy, st.sampled_from(["images", "real", "per_class", "sittings"]))
 def test_fewer_images_never_give_a_better_verdict(values: dict[str, float], counts: dict[str, int], name: str) -> None:
     fewer = {**counts, name: counts[name] // 2}
     assert RANK[judge(values, **fewer).verdict] <= RANK[judge(values, **counts).verdict]

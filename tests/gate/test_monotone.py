@@ -16,10 +16,12 @@ RANK = {Verdict.REJECT: 0, Verdict.HOLD: 1, Verdict.PROMOTE: 2}
 BAD = [float("nan"), float("inf"), float("-inf"), -0.5]
 EVIDENCE_WITH_A_TREE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 METRIC_FIELDS = ("value", "low", "group_low", "images")
+"""Of all shares; of the real photos the sittings too."""
 
 # Paths into the evidence: which way is worse, and by how much a step goes.
 DOWN: dict[tuple[Any, ...], float] = {
     **{("metrics", name, field): 1 for name in ("top1", "top5", "real_top1") for field in METRIC_FIELDS},
+    ("metrics", "real_top1", "groups"): 1,
     **{("slices", "light", value, field): 1 for value in "012" for field in METRIC_FIELDS},
     **{("classes", index, field): 1 for index in range(3) for field in ("top1", "images")},
     **{("comparison", "metrics", name, field): 1 for name in ("top1", "real_top1") for field in ("low", "difference")},
@@ -34,7 +36,7 @@ THRESHOLDS_UP = [
     *(("at_least", name, end) for name in ("top1", "top5", "real_top1") for end in ("target", "minimum")),
     *(("slices", "light", end) for end in ("target", "minimum", "images")),
     *(("worst_class", end) for end in ("target", "minimum", "images")),
-    *(("minimum_test_images", name) for name in ("total", "real", "per_class")),
+    *(("minimum_test_images", name) for name in ("total", "real", "per_class", "sittings")),
 ]
 THRESHOLDS_DOWN = [
     *(("below", name, end) for name in ("latency_p95_ms", "size_mb") for end in ("target", "minimum")),

@@ -19,6 +19,14 @@ from pillsnap.core.errors import PillSnapError
 
 _BASE = ("mlflow", "onnxruntime", "onnx", "opencv-python", "numpy", "pyarrow", "pydantic", "scikit-learn", "sqlalchemy")
 _TRAIN = ("torch", "torchvision", "timm", "optuna", "onnxscript")
+_PAIR = "torch and torchvision must be a pair: pip install 'pillsnap[train]' -c constraints.txt"
+_LOADED = {
+    "opencv-python": ("cv2", "a slim image lacks two libraries: apt-get install libgl1 libglib2.0-0"),
+    "onnxruntime": ("onnxruntime", "pip install --force-reinstall onnxruntime -c constraints.txt"),
+    "torch": ("torch", _PAIR),
+    "torchvision": ("torchvision", _PAIR),
+}
+"""What is loaded too, as it may be installed and not work: the module, and what to do then."""
 _LEAST_FREE_GB = 10
 
 
@@ -68,18 +76,34 @@ def _examine() -> Iterator[_Finding]:
 
 def _package(name: str, state: str, advice: str) -> _Finding:
     try:
-        return _Finding("ok", f"{name} {version(name)}")
+        found = _Finding("ok", f"{name} {version(name)}")
     except PackageNotFoundError:
         return _Finding(state, f"{name} is not installed", advice)
+    module, remedy = _LOADED.get(name, ("", ""))
+    try:
+        if module:
+            importlib.import_module(module)
+    except Exception as error:  # a library of the system that is missing, or parts that do not fit each other
+        said = f"{type(error).__name__}: {error}"
+        return _Finding("MISSING", f"{name} is installed but cannot be loaded ({said})", remedy)
+    return found
 
 
 def _device() -> _Finding:
-    if importlib.util.find_spec("torch") is None:
+    if importlib.util.find_spec("torch") is None or not _loads("torch"):
         return _Finding("note", f"no torch: this environment serves and evaluates only ({os.cpu_count()} cores)")
     from pillsnap.training.device import Device
 
     device = Device.choose(mixed_precision=True)
     return _Finding("ok", f"trains on {device} ({os.cpu_count()} cores)")
+
+
+def _loads(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except Exception:  # it was told above
+        return False
+    return True
 
 
 def _project_files() -> Iterator[_Finding]:
@@ -114,11 +138,11 @@ def _store() -> Iterator[_Finding]:
 
 
 def _champion() -> _Finding:
-    from pillsnap.registry.champion import champion_session
-
     try:
+        from pillsnap.registry.champion import champion_session
+
         with champion_session("pillsnap") as (session, number):
             classes = len(session.metadata.classes)
             return _Finding("ok", f"champion: pillsnap version {number}, {classes} drugs")
-    except PillSnapError as error:
+    except (PillSnapError, ImportError) as error:
         return _Finding("note", f"no champion: {error}")

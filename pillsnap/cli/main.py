@@ -73,6 +73,14 @@ def cli() -> None:
     """PillSnap teaches a phone to recognise 100 Korean pills, and ships a model only when it has proven itself."""
 
 
+_EXTRAS = {
+    **dict.fromkeys(("prometheus_client", "python_multipart", "h11", "uvicorn", "fastapi", "starlette"), "[serve]"),
+    **dict.fromkeys(("boto3", "botocore", "psycopg"), "[registry]"),
+    "openvino": "[openvino]",
+}
+"""Where a package is declared that is missing; all others train."""
+
+
 def main() -> NoReturn:
     """Run the command line; the only place where errors become exit statuses."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -98,6 +106,11 @@ def main() -> NoReturn:
         status = 1
         if os.environ.get("PILLSNAP_DEBUG"):
             traceback.print_exc()
+    except ImportError as error:
+        click.echo(f"error: a package is installed but cannot be loaded ({error}); ask: pillsnap doctor", err=True)
+        status = 1
+        if os.environ.get("PILLSNAP_DEBUG"):
+            traceback.print_exc()
     except (KeyboardInterrupt, click.Abort):
         click.echo("error: interrupted", err=True)
         status = 1
@@ -116,7 +129,9 @@ def main() -> NoReturn:
 
 
 def _missing_package(error: ModuleNotFoundError) -> str:
-    return f"this command needs the package {error.name}: pip install 'pillsnap[train]' -c constraints.txt"
+    package = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(package, "[train]")
+    return f"this command needs the package {error.name}: pip install 'pillsnap{extra}' -c constraints.txt"
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

@@ -38,8 +38,9 @@ def verify() -> None:
     from pillsnap.registry.local import guarded_aliases, guarded_stages, open_registry, unproven
 
     store = open_registry()
-    aliases, stages = guarded_aliases(store), guarded_stages(store)
-    problems = audit.problems(store.engine, aliases, stages)
+    with audit.standing_still(store.engine) as connection:
+        aliases, stages = guarded_aliases(connection), guarded_stages(connection)
+        problems = audit.problems(connection, aliases, stages)
     if problems:
         raise TamperedError("the record of the registry does not hold:" + "".join(f"\n  - {text}" for text in problems))
     wrong, unseen = unproven(store, aliases, stages)
@@ -48,6 +49,7 @@ def verify() -> None:
             "the record holds, but what stands there has not proven itself:" + "".join(f"\n  - {t}" for t in wrong)
         )
     rows = sum(1 for _ in audit.entries(store.engine))
-    click.echo(f"the record holds: {rows} row{'s' * (rows != 1)}, every champion and challenger explained and proven")
+    stand = "every champion and challenger explained and proven" if aliases or stages else "there is no champion"
+    click.echo(f"the record of {store.engine.url!r} holds: {rows} row{'s' * (rows != 1)}, {stand}")
     for text in unseen:
         click.echo(f"only the envelope was checked of {text}")

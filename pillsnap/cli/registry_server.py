@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
@@ -90,13 +91,19 @@ def users() -> None:
 )
 @_HOME
 def add(name: str, role_name: str, password_file: Path | None, home_dir: Path) -> None:
-    """Make a login NAME with a role, or give a known one another role. A password is made up where none is given."""
+    """Make a login NAME with a role, or give a known one another role (and password, with --password-file).
+
+    A password is made up for a new login where none is given.
+    """
+    from pillsnap.core.errors import ConfigError
     from pillsnap.gate.trust import TrustRoot
     from pillsnap.registry.actor import Role
     from pillsnap.registry.server import Home, add_user
 
     trust = TrustRoot.find()
-    password = None if password_file is None else password_file.read_text(encoding="utf-8").splitlines()[0]
+    password = None if password_file is None else (password_file.read_text(encoding="utf-8").splitlines() or [""])[0]
+    if password == "":
+        raise ConfigError(f"--password-file {password_file}: its first line is empty; it is taken as the password")
     made = add_user(Home(home_dir), trust, name, Role(role_name), password)
     click.echo(f"{name} is {role_name} ({trust.roles_file})")
     if made is not None:
@@ -156,6 +163,7 @@ def gate_service(
     trust = TrustRoot.find()
     trust.policy()
     key = load_private_key(key_file or default_private_file())
+    trust.ring().require_signing(key, datetime.now(UTC))
     service = GateService(Manifest.load(manifest_dir), key, trust, poll_s)
     if once:
         for statement in service.look():

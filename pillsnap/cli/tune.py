@@ -13,7 +13,7 @@ from pillsnap.cli.options import data_option, experiment_options, load_experimen
 
 _STORAGE_HELP = (
     "SQLAlchemy URL of the study's database; by default a sqlite file in the workspace. For many machines: "
-    "postgresql+psycopg://USER:PASSWORD@HOST/NAME."
+    "postgresql+psycopg://USER@HOST/NAME."
 )
 
 
@@ -98,11 +98,16 @@ def _tune(
 @workspace_option
 @click.option("--storage", default="", help=_STORAGE_HELP)
 @click.option("--study", default="", help="Only the study of this name; by default all of the database.")
-def status(workspace: Path, storage: str, study: str) -> None:
+@click.pass_context
+def status(ctx: click.Context, workspace: Path, storage: str, study: str) -> None:
     """Say in words how the studies of a database stand; nothing is changed."""
     from pillsnap.core.errors import ConfigError
     from pillsnap.tuning.words import describe_storage
 
+    before: dict[str, Any] = ctx.parent.params if ctx.parent is not None else {}  # tune --storage URL status
+    storage = storage or before.get("storage", "")
+    if ctx.get_parameter_source("workspace") == click.core.ParameterSource.DEFAULT:
+        workspace = before.get("workspace", workspace)
     database = workspace / "tune" / "optuna.db"
     if not storage and not database.is_file():
         raise ConfigError(f"{database}: no such file; begin a study with: pillsnap tune, or give --storage")

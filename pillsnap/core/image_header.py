@@ -24,6 +24,9 @@ _MAX_PARTS = 100_000
 """Segments or chunks that are walked through: a 64-MiB PNG of usual chunks has 8,192."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)  # any number of fill bytes 0xFF may precede (B.1.1.2)
+_SCAN_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)  # of those that have a length, or the end
+_MANY_SCANS = 1000
+"""Beyond any limit: counting may end."""
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _PNG_NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
@@ -159,8 +162,18 @@ def _read_jpeg(data: bytes) -> ImageHeader:
 
 
 def _count_scans(data: bytes, start: int) -> int:
-    end = data.find(b"\xff\xd9", start)
-    return data.count(b"\xff\xda", start, end if end >= 0 else len(data))
+    """Scans from the first one on, by walking the markers as a decoder does: a segment between two scans may hold bytes
+    that look like an end, and the scans behind it are decoded all the same. Counting ends where there are too many."""
+    scans, position = 0, start
+    for _ in range(_MAX_PARTS):
+        found = _SCAN_MARKER.search(data, position)
+        if found is None or found[1] == b"\xd9" or scans > _MANY_SCANS:
+            return scans
+        marker, position = found[1][0], found.end()
+        scans += marker == 0xDA
+        length = int.from_bytes(data[position : position + 2], "big")
+        position += max(length, 2)
+    raise _damaged(f"over {_MAX_PARTS:,} segments")
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:

@@ -35,6 +35,7 @@ from pillsnap.core.errors import BundleError, DataError
 from pillsnap.core.files import sha256_file, writing_beside
 from pillsnap.core.manifest import Manifest, Split
 from pillsnap.core.preprocessing import InferencePreprocessor
+from pillsnap.exporting.split_images import prepared_batches
 from pillsnap.exporting.temperature import fit_temperature, fit_unsure_below, telling
 from pillsnap.inference.session import PillSession
 from pillsnap.training.backbone import PillNet
@@ -43,7 +44,7 @@ from pillsnap.training.checkpoint import Checkpoint
 PARITY_TOLERANCE = 2e-3
 """Largest difference of a logit, as a share of the largest logit, between PyTorch and ONNX Runtime (float32)."""
 PARITY_IMAGES = 64
-_BATCH = 64
+_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,9 @@ def export_bundle(
         )
     net = checkpoint.build_net()
     retired = list(manifest.catalog.retired_indices)
-    images_NHWC_u8, rows = _images_of_split(checkpoint, manifest, "val", limit=2000)
-    telling_N = telling(rows["domain"].to_pylist())
-    logits_NK, label_N = _run_torch(net, images_NHWC_u8)[telling_N], manifest.labels(rows)[telling_N]
+    rows = _rows_of_split(manifest, "val", 2000)
+    rows = rows.filter(telling(rows["domain"].to_pylist()))
+    logits_NK, label_N = _logits_of(net, checkpoint, manifest, rows), manifest.labels(rows)
     logits_NK[:, retired] = RETIRED_LOGIT
     temperature = fit_temperature(logits_NK, label_N)
     unsure_below = fit_unsure_below(logits_NK, temperature, label_N)
@@ -193,19 +194,22 @@ def _forget_how_it_was_made(model: onnx.ModelProto) -> None:
         node.ClearField("doc_string")
 
 
-def _images_of_split(
-    checkpoint: Checkpoint, manifest: Manifest, split: Split, limit: int
-) -> tuple[NDArray[np.uint8], pa.Table]:
-    """``image_NHWC_u8`` and their rows, at most ``limit``, evenly over the split."""
+def _rows_of_split(manifest: Manifest, split: Split, limit: int) -> pa.Table:
+    """The rows of a split; with more than ``limit`` so many, evenly over it."""
     rows = manifest.split(split)
     if rows.num_rows == 0:
         raise DataError(f"{manifest.root}: the {split} split is empty")
     if rows.num_rows > limit:
         rows = rows.take(np.linspace(0, rows.num_rows - 1, limit).astype(int))
+    return rows
+
+
+def _logits_of(net: PillNet, checkpoint: Checkpoint, manifest: Manifest, rows: pa.Table) -> NDArray[np.float32]:
+    """``logits_NK``, a few images at a time: two thousand of 512 pixels are 1.6 GB."""
     preprocessor = InferencePreprocessor(checkpoint.config.preprocessing)
-    pairs = zip(rows["path"].to_pylist(), rows["sha256"].to_pylist(), strict=True)
-    images = [preprocessor.prepare_for_model(manifest.read_image(path, sha), path) for path, sha in pairs]
-    return np.concatenate(images), rows
+    return np.concatenate(
+        [_run_torch(net, image_NHWC_u8) for image_NHWC_u8 in prepared_batches(manifest, rows, preprocessor, _BATCH)]
+    )
 
 
 def _run_torch(net: PillNet, images_NHWC_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -221,7 +225,9 @@ def checkpoint_logits(checkpoint: Checkpoint) -> Callable[[NDArray[np.uint8]], N
 
 
 def _measure_parity(net: PillNet, bundle: Path, checkpoint: Checkpoint, manifest: Manifest) -> PyTorchParity:
-    images_NHWC_u8, _ = _images_of_split(checkpoint, manifest, "test", limit=PARITY_IMAGES)
+    rows = _rows_of_split(manifest, "test", PARITY_IMAGES)
+    preprocessor = InferencePreprocessor(checkpoint.config.preprocessing)
+    images_NHWC_u8 = np.concatenate(list(prepared_batches(manifest, rows, preprocessor, _BATCH)))
     in_use = [index for index, drug in enumerate(manifest.catalog.drugs) if not drug.retired]
     expected_NK = _run_torch(net, images_NHWC_u8)[:, in_use]
     session = PillSession.load(bundle)

@@ -259,5 +259,11 @@ def _check(source: PillSession, manifest: Manifest, recipe: Recipe) -> None:
             f"{manifest.root}: is of other drugs than {source.source} ({len(theirs)} and {len(ours)} classes, or "
             "another order); give the data set that the model was trained on"
         )
+    trained_on = source.metadata.provenance.manifest_hash
+    if manifest.hash != trained_on:
+        raise DataError(
+            f"{manifest.root}: is another data set (manifest {manifest.hash[:12]}…) than the one that {source.source} "
+            f"was trained on ({trained_on[:12]}…): what trains or validates in one may test in the other. Give that one"
+        )
     if manifest.split("val").num_rows == 0:
         raise DataError(f"{manifest.root}: the val split is empty; it sets the temperature of the variant")

@@ -122,6 +122,18 @@ class KeyRing:
         if key.not_after is not None and signed_at > key.not_after:
             raise TamperedError(f"signed after key {key_id} had expired ({key.not_after:%Y-%m-%d %H:%M}); judge again")
 
+    def require_signing(self, key: Ed25519PrivateKey, now: datetime) -> None:
+        """Refuse a private key whose word nobody would take now. Raises ConfigError with what is the matter."""
+        key_id = key_id_of(key.public_key())
+        public = self.keys.get(key_id)
+        if public is None:
+            raise ConfigError(
+                f"the private key is {key_id}, which is not trusted here (trusted: {', '.join(self.keys) or 'none'}): "
+                "nothing that it signs would be taken. Name the gate's key, or make a pair: pillsnap registry keygen"
+            )
+        if not public.state(now).startswith("signs"):
+            raise ConfigError(f"the private key, {key_id}, does not sign now: {public.state(now)}; take another one")
+
 
 def key_id_of(key: Ed25519PublicKey) -> str:
     """The id of a key: half of the sha256 (hex) of its 32 bytes."""

@@ -8,6 +8,7 @@ A chain that was cut off at its end shows where an alias stands that no row expl
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -138,21 +139,35 @@ def was_champion(session: Session, model: str, version: str, created_at_ms: int,
     return session.execute(found).first() is not None
 
 
+@contextmanager
+def standing_still(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection while nobody appends: rows, aliases and the end of the chain are of one moment."""
+    with Session(engine) as session:
+        lock(session)
+        yield session.connection()
+
+
 def entries(engine: sa.Engine, model: str | None = None) -> Iterator[Mapping[str, Any]]:
     """All rows, the oldest first."""
-    query = sa.select(AUDIT).order_by(AUDIT.c.number)
     with engine.connect() as connection:
-        for row in connection.execute(query if model is None else query.where(AUDIT.c.model == model)):
-            yield dict(row._mapping)
+        yield from _rows(connection, model)
+
+
+def _rows(connection: sa.Connection, model: str | None = None) -> Iterator[Mapping[str, Any]]:
+    query = sa.select(AUDIT).order_by(AUDIT.c.number)
+    for row in connection.execute(query if model is None else query.where(AUDIT.c.model == model)):
+        yield dict(row._mapping)
 
 
 def problems(
-    engine: sa.Engine, aliases: Mapping[tuple[str, str], str], stages: Mapping[tuple[str, str], str] | None = None
+    connection: sa.Connection,
+    aliases: Mapping[tuple[str, str], str],
+    stages: Mapping[tuple[str, str], str] | None = None,
 ) -> list[str]:
     """What is wrong with the record; empty: nothing.
 
     Args:
-        engine: of the database.
+        connection: to the database, in which nobody appends meanwhile (`standing_still`).
         aliases: (model, alias) → version, as they stand now, of the guarded aliases.
         stages: (model, version) → stage, of the versions that are in a guarded one.
     """
@@ -160,7 +175,7 @@ def problems(
     moved: dict[tuple[str, str], str] = {}
     previous, number = FIRST, 0
     explained: dict[tuple[str, str], str] = {}
-    for row in entries(engine):
+    for row in _rows(connection):
         number += 1
         if row["number"] != number:
             found.append(f"row {number} is missing: the next one is {row['number']}")
@@ -178,8 +193,7 @@ def problems(
                 explained.pop(key, None)
             elif row["action"] == "stage":
                 moved[row["model"], row["version"]] = row["alias"]
-    with engine.connect() as connection:
-        head = connection.execute(sa.select(HEAD.c.number, HEAD.c.hash).where(HEAD.c.id == 1)).one()
+    head = connection.execute(sa.select(HEAD.c.number, HEAD.c.hash).where(HEAD.c.id == 1)).one()
     if (head.number, head.hash) != (number, previous):
         found.append(f"the record ends at row {number}, but {head.number} were written: the last ones were removed")
     for key in sorted({*aliases, *explained}):

@@ -48,7 +48,8 @@ def champion_session(name: str, alias: str = CHAMPION) -> Iterator[tuple[PillSes
     entry = aliased_version(connect(), name, alias)
     if entry is None:
         raise StoreError(
-            f"the registry has no {alias} of {name!r}; set one with: pillsnap registry promote VERSION --name {name}"
+            f"the registry has no {alias} of {name!r}; set one with: pillsnap registry promote VERSION --name {name} "
+            f"--alias {alias}"
         )
     try:
         with proven_files(entry, alias, TrustRoot.find().ring()) as (files, _):

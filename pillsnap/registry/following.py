@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from mlflow.entities.model_registry import ModelVersion
 
 from pillsnap.core.errors import GateRefusedError, PillSnapError
-from pillsnap.core.files import read_json, sha256_json, write_json
+from pillsnap.core.files import flush_to_disk, read_json, sha256_json, write_json
 from pillsnap.gate.admission import check_bound, check_verdict, facts_of
 from pillsnap.gate.envelope import ENVELOPE_TAG, Statement, open_envelope
 from pillsnap.gate.keys import KeyRing
@@ -74,14 +75,18 @@ def prove(entry: ModelVersion, alias: str) -> Iterator[Proven]:
 
 def keep(proven: Proven, home: Path, alias: str) -> bool:
     """Keep a copy of proven files. Whether it is there: one that cannot be written is said in the log."""
-    folder = home / alias
+    folder = _folder(home, proven.statement.model_name, alias)
     target = folder / proven.statement.decision_id
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not _is_whole(target, proven.statement):
+            shutil.rmtree(target)
         if not target.exists():
             with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
                 copy = Path(part) / "model"
                 shutil.copytree(proven.folder, copy)
+                for path in (*(entry for entry in copy.rglob("*") if entry.is_file()), copy):
+                    flush_to_disk(path)
                 try:
                     copy.rename(target)
                 except OSError:
@@ -99,7 +104,7 @@ def keep(proven: Proven, home: Path, alias: str) -> bool:
 
 def kept(home: Path, name: str, alias: str, ring: KeyRing) -> Proven | None:
     """The copy of the last proven files, proven again; None: there is none, or it does not stand the check."""
-    folder = home / alias
+    folder = _folder(home, name, alias)
     pointer = folder / _POINTER
     try:
         if not pointer.is_file():
@@ -111,10 +116,28 @@ def kept(home: Path, name: str, alias: str, ring: KeyRing) -> Proven | None:
         if statement.model_name != name:
             raise GateRefusedError(f"{pointer}: a copy of {statement.model_name}, not of {name}")
         model = folder / statement.decision_id
-        bundle_sha256, artifact_sha256 = model_digests(model)
-        now = replace(facts_of(statement), bundle_sha256=bundle_sha256, artifact_sha256=artifact_sha256)
-        check_bound(statement, now)
+        _check_whole(model, statement)
         return Proven(model, model / MODEL_FILE, envelope, statement)
     except (PillSnapError, OSError, KeyError, TypeError, ValueError) as error:
         _log.warning("%s: the kept copy is not loaded: %s", folder, error)
         return None
+
+
+def _folder(home: Path, name: str, alias: str) -> Path:
+    """Of one model's alias: servers of several models may share a home."""
+    return home / alias / quote(name, safe="").replace(".", "%2E")
+
+
+def _check_whole(folder: Path, statement: Statement) -> None:
+    """Raise GateRefusedError, DataError or OSError where these are not the files that were judged."""
+    bundle_sha256, artifact_sha256 = model_digests(folder)
+    check_bound(statement, replace(facts_of(statement), bundle_sha256=bundle_sha256, artifact_sha256=artifact_sha256))
+
+
+def _is_whole(folder: Path, statement: Statement) -> bool:
+    try:
+        _check_whole(folder, statement)
+    except (PillSnapError, OSError) as error:
+        _log.warning("%s: the kept copy is written anew: %s", folder, error)
+        return False
+    return True

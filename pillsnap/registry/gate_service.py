@@ -108,7 +108,7 @@ class GateService:
             entry = find_version(client, name, version)
             self._settled[name, version] = self._seen(client, entry)
             self._waiting.pop((name, version), None)
-        except (PillSnapError, MlflowException, OSError) as error:
+        except Exception as error:  # whatever its files make a library raise: it must not stop the others
             self._excuse(client, name, version, error)
             return None
         if entry.tags.get(ENVELOPE_TAG) == before:
@@ -122,12 +122,16 @@ class GateService:
         _, before_s = self._waiting.get((name, version), (0.0, FIRST_WAIT_S / 2))
         wait_s = min(2 * before_s, LONGEST_WAIT_S)
         self._waiting[name, version] = (self.clock_s() + wait_s, wait_s)
-        _log.warning("%s version %s is not judged (again in %.0f s): %s", name, version, wait_s, error)
+        known = isinstance(error, (PillSnapError, MlflowException, OSError))
+        said = str(error) if known else f"{type(error).__name__}: {error}"
+        _log.warning(
+            "%s version %s is not judged (again in %.0f s): %s", name, version, wait_s, said, exc_info=not known
+        )
         try:
             entry = find_version(client, name, version)
             self._settled[name, version] = self._seen(client, entry)
             if ENVELOPE_TAG not in entry.tags:
-                text = f"**The gate cannot judge this version.**\n\n{plain(str(error))[:2000]}\n"
+                text = f"**The gate cannot judge this version.**\n\n{plain(said)[:2000]}\n"
                 with store_errors():
                     client.update_model_version(name, version, text)
         except PillSnapError as second:

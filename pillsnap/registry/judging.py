@@ -112,10 +112,12 @@ def judge(
         StoreError: the registry or the files of the version cannot be had.
         GateRefusedError: the present champion has not proven itself or does not load here, so nothing can be compared
             with it; this machine lacks the version's engine; or the registry does not take the word.
+        ConfigError: nobody would take the word of this key now.
         DataError: the gate's own manifest or pictures cannot be read, or do not fit a version with a good word.
     """
-    entry = find_version(client, name, version)
     ring = trust.ring()
+    ring.require_signing(key, datetime.now(UTC))  # before anything is measured
+    entry = find_version(client, name, version)
     before = _word_before(entry, ring)
     with version_files(entry) as files, _champion_beside(client, entry, before, ring) as (champion, champion_bundle):
         case = _Case(files.facts, manifest, trust.policy(), champion)

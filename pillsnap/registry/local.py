@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,30 +22,33 @@ from pillsnap.tracking.store import GATED, first_line, registry_uri, store_error
 
 
 def open_registry() -> SqlAlchemyStore:
-    """The store behind MLFLOW_TRACKING_URI. Raises StoreError: that is a server, or cannot be used."""
+    """The store behind MLFLOW_TRACKING_URI. Raises StoreError: that is a server, is not there, or cannot be used."""
     uri = registry_uri(tracking_uri())
     if not uri.startswith(GATED):
         raise StoreError(
             f"the record lies in the registry's database, and {without_password(uri)} is none: run this where the "
             "server runs, with MLFLOW_TRACKING_URI set to its --backend-store-uri"
         )
+    file = uri.removeprefix(GATED).removeprefix("sqlite:///")
+    if uri.removeprefix(GATED).startswith("sqlite:///") and not Path(file).is_file():
+        raise StoreError(f"{file}: no such database; set MLFLOW_TRACKING_URI to that of the registry")
     with store_errors():
         return gated_store(uri)
 
 
-def guarded_aliases(store: SqlAlchemyStore) -> dict[tuple[str, str], str]:
+def guarded_aliases(connection: sa.Connection) -> dict[tuple[str, str], str]:
     """(model, alias) → version of the guarded aliases, as they stand now."""
     # from the tables: MLflow's search leaves out what somebody has given the tag of a prompt
     query: Any = sa.select(SqlRegisteredModelAlias.name, SqlRegisteredModelAlias.alias, SqlRegisteredModelAlias.version)
-    with store_errors(), store.engine.connect() as connection:
+    with store_errors():
         found = connection.execute(query.where(SqlRegisteredModelAlias.alias.in_(NEEDED)))
         return {(name, alias): str(version) for name, alias, version in found}
 
 
-def guarded_stages(store: SqlAlchemyStore) -> dict[tuple[str, str], str]:
+def guarded_stages(connection: sa.Connection) -> dict[tuple[str, str], str]:
     """(model, version) → stage of the versions that are in a guarded stage of MLflow 2, as they stand now."""
     query: Any = sa.select(SqlModelVersion.name, SqlModelVersion.version, SqlModelVersion.current_stage)
-    with store_errors(), store.engine.connect() as connection:
+    with store_errors():
         found = connection.execute(query.where(SqlModelVersion.current_stage.in_(STAGES)))
         return {(name, str(version)): str(stage) for name, version, stage in found}
 

@@ -12,9 +12,10 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,6 +26,8 @@ from urllib.parse import urlsplit
 import yaml
 from cryptography.fernet import Fernet
 from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
+from mlflow.exceptions import MlflowException
+from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 
 from pillsnap.core.errors import ConfigError, StoreError
 from pillsnap.core.files import read_json, write_bytes
@@ -33,7 +36,7 @@ from pillsnap.gate.trust import TrustRoot
 from pillsnap.registry.actor import VARIABLE as ROLES_FILE
 from pillsnap.registry.actor import Role, Roles
 from pillsnap.registry.store import gated_store
-from pillsnap.tracking.store import GATED, store_errors
+from pillsnap.tracking.store import GATED, first_line, store_errors
 
 if TYPE_CHECKING:
     from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
@@ -46,6 +49,10 @@ EVENTS = (
     WebhookEvent(WebhookEntity.MODEL_VERSION_ALIAS, WebhookAction.CREATED),
     WebhookEvent(WebhookEntity.MODEL_VERSION_TAG, WebhookAction.SET),
 )
+_PATIENCE_S = 8.0
+"""From the wish to end to the end of patience; `docker stop` has ten seconds."""
+_MANAGERS = "pillsnap-release-managers"
+"""A role of MLflow's own."""
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _STARLETTE_SAYS = "starlette.middleware.wsgi is deprecated"
 """MLflow's business, and not that of who starts its server."""
@@ -192,13 +199,22 @@ def start(settings: ServerSettings) -> subprocess.Popen[bytes]:
 def run(settings: ServerSettings) -> int:
     """Start the server and stay until it ends; SIGTERM and Ctrl-C end it with all its workers."""
     process = start(settings)
+    asked_s: list[float] = []
 
     def end(signum: int, frame: FrameType | None) -> None:
-        _end_group(process)
+        """Only asks: who waits holds a lock of the process, so whoever waited in here would never see its end."""
+        asked_s.append(time.monotonic())
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        return process.wait()
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(1.0)
+            if asked_s and time.monotonic() - asked_s[0] > _PATIENCE_S:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
     finally:
         _end_group(process)
         for number, handler in before.items():
@@ -206,25 +222,33 @@ def run(settings: ServerSettings) -> int:
 
 
 def add_user(home: Home, trust: TrustRoot, name: str, role: Role, password: str | None = None) -> Path | None:
-    """Make a login with a role, or give a known one another role.
+    """Make a login with a role, or give a known one another role and, where one is given, another password.
 
     Returns:
         The file that holds the first password, where one was made up.
 
     Raises:
-        ConfigError: a name that MLflow cannot take.
+        ConfigError: a name or password that MLflow cannot take.
     """
     if not name or not all(letter.isalnum() or letter in "._-@" for letter in name):
         raise ConfigError(f"user {name!r}: letters, digits and . _ - @ only")
     home.prepare()
     made = None
     with _logins(home) as logins:
-        if not logins.has_user(name):
-            if password is None:
-                password = secrets.token_urlsafe(18)
-                made = home.password_file(name)
-                _write_private(made, password + "\n")
-            logins.create_user(name, password)
+        known = logins.has_user(name)
+        try:
+            if not known:
+                first = password or secrets.token_urlsafe(18)
+                if password is None:
+                    made = home.password_file(name)
+                    _write_private(made, first + "\n")
+                logins.create_user(name, first)
+            elif password is not None:
+                logins.update_user(name, password=password)
+                home.password_file(name).unlink(missing_ok=True)  # the first one, which holds no more
+            _let_manage(logins, name, role == Role.RELEASE_MANAGER)
+        except MlflowException as error:
+            raise ConfigError(f"user {name!r}: {first_line(error)}") from error
     users = Roles.load(trust.roles_file).users if trust.roles_file.exists() else {}
     _write_roles(trust.roles_file, {**users, name: role})
     return made
@@ -255,6 +279,24 @@ def _logins(home: Home) -> Iterator[SqlAlchemyStore]:
         yield store
     finally:
         store.engine.dispose()
+
+
+def _let_manage(logins: SqlAlchemyStore, name: str, manages: bool) -> None:
+    """MLflow lets whoever made a model take its aliases away, and those alone who manage all: the release managers.
+
+    What they may then do to a champion the gated store says, as to everybody.
+    """
+    try:
+        role = logins.get_role_by_name(DEFAULT_WORKSPACE_NAME, _MANAGERS)
+    except MlflowException:
+        role = logins.create_role(_MANAGERS, DEFAULT_WORKSPACE_NAME, "Take aliases away and delete versions.")
+        logins.add_role_permission(role.id, "registered_model", "*", "MANAGE")
+    user_id = logins.get_user(name).id
+    has = any(one.id == role.id for one in logins.list_user_roles(user_id))
+    if manages and not has:
+        logins.assign_role_to_user(user_id, role.id)
+    elif has and not manages:
+        logins.unassign_role_from_user(user_id, role.id)
 
 
 def is_local(host: str) -> bool:
@@ -306,7 +348,7 @@ def _write_private(path: Path, text: str) -> None:
         raise StoreError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _end_group(process: subprocess.Popen[bytes], wait_s: float = 10.0) -> None:
+def _end_group(process: subprocess.Popen[bytes], wait_s: float = _PATIENCE_S) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None:
             break

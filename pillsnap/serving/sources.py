@@ -72,11 +72,11 @@ class RegistrySource:
             self._settled = None
             raise StoreError(
                 f"the registry has no {self.alias} of {self.name!r}; set one with: "
-                f"pillsnap registry promote VERSION --name {self.name}"
+                f"pillsnap registry promote VERSION --name {self.name} --alias {self.alias}"
             )
         if mark == self._settled:
             if self._refused is not None:
-                raise self._refused
+                raise self._refused.with_traceback(None)  # else each look would add its frames, and what they hold
             if present is not None and not present.kept:
                 self._mend_copy(entry)
                 return None
@@ -86,7 +86,7 @@ class RegistrySource:
                 model = self._load(proven, kept=False)
                 self._keep(proven)
         except (GateRefusedError, BundleError) as error:
-            self._settled, self._refused = mark, error
+            self._settled, self._refused = mark, error.with_traceback(None)
             raise
         self._settled = mark
         return model
@@ -102,6 +102,7 @@ class RegistrySource:
     def _mend_copy(self, entry: ModelVersion) -> None:
         """A copy of the model before would answer after a start without the registry."""
         if self._keep_again is not None and time.monotonic() >= self._keep_again:
+            self._keep_again = time.monotonic() + _KEEP_AGAIN_S  # also where it cannot be had again
             with prove(entry, self.alias) as proven:
                 self._keep(proven)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
+from mlflow.exceptions import MlflowException
 
 from pillsnap.core.errors import StoreError
 from pillsnap.core.files import sha256_files, sha256_json
@@ -55,16 +56,26 @@ def fetched_model(model_uri: str) -> Iterator[FetchedModel]:
     """All files of a model URI.
 
     Raises:
-        StoreError: there is no such model, or it holds no ONNX file.
+        StoreError: there is no such model, it cannot be had, or it holds no ONNX file.
     """
     connect()
     with tempfile.TemporaryDirectory(prefix="pillsnap-") as folder:
         with store_errors(), quiet():
-            local = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=folder))
+            local = _downloaded(model_uri, folder)
         file = local / MODEL_FILE
         if not file.is_file():
             raise StoreError(f"{model_uri}: holds no {MODEL_FILE}; register a bundle with: pillsnap registry register")
         yield FetchedModel(local, file)
+
+
+def _downloaded(model_uri: str, folder: str) -> Path:
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=folder))
+    except (MlflowException, OSError):
+        raise  # `store_errors` has words for them
+    except Exception as error:  # every cloud's client has errors of its own, and some are not installed
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        raise StoreError(f"{model_uri}: its files cannot be had ({said})") from error
 
 
 @contextlib.contextmanager

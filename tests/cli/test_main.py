@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -139,6 +141,32 @@ def test_doctor_in_a_good_environment(call: Call, store: object) -> None:
         assert what in out
     assert "no champion" in out
     assert "MISSING" not in out
+
+
+def test_what_is_installed_but_cannot_be_loaded(call: Call, store: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slim image without libGL: the package is there, and OpenCV is not."""
+    real = importlib.import_module
+
+    def load(name: str, *rest: Any) -> Any:
+        if name == "cv2":
+            raise ImportError("libGL.so.1: cannot open shared object file")
+        return real(name, *rest)
+
+    with monkeypatch.context() as lacking:
+        lacking.setattr("importlib.import_module", load)
+        status, out, err = call("doctor")
+    assert (status, "error: 1 missing" in err) == (1, True)
+    assert "opencv-python is installed but cannot be loaded (ImportError: libGL.so.1" in out
+    assert "→ a slim image lacks two libraries: apt-get install libgl1 libglib2.0-0" in out
+    assert "MLflow store" in out, "it goes on"
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    monkeypatch.setattr("pillsnap.cli.main.cli.main", fail)
+    status, out, err = call("identify")
+    assert (status, "fault in PillSnap" in err) == (1, False)
+    assert "installed but cannot be loaded (libGL.so.1" in err
 
 
 def test_doctor_says_what_to_do(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -150,6 +150,20 @@ def test_a_jpeg_of_very_many_scans_is_refused():
     assert refusal(data[:-2] + last_scan * (MAX_SCANS - scans + 1) + data[-2:]) == "too_many_scans"
 
 
+def test_an_end_within_a_comment_hides_no_scans():
+    """A decoder skips the comment between two scans by its length, and goes on."""
+    data = SAMPLES["jpeg progressive"]
+    second = data.index(b"\xff\xc4", data.index(b"\xff\xda"))  # the tables before the second scan
+    comment = b"\xff\xfe\0\4\xff\xd9"
+    last_scan = data[data.rindex(b"\xff\xda") : -2]
+    hidden = data[:second] + comment + data[second:-2] + last_scan * MAX_SCANS + data[-2:]
+    assert read_header(data[:second] + comment + data[second:]).scans == read_header(data).scans
+    assert cv2.imdecode(np.frombuffer(hidden, np.uint8), cv2.IMREAD_COLOR) is not None, "they are decoded"
+    assert refusal(hidden) == "too_many_scans"
+    endless = read_header(data[:-2] + last_scan * 5000 + data[-2:])
+    assert MAX_SCANS < endless.scans < 5000
+
+
 def test_a_baseline_jpeg_of_very_many_scans_is_refused_too():
     """A scan of one component out of three may come again and again without the file being progressive."""
     data = SAMPLES["jpeg"]

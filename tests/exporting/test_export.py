@@ -368,10 +368,10 @@ def test_changed_and_missing_images_are_refused(
 
 
 def test_a_large_split_is_sampled_evenly(house: SimpleNamespace) -> None:
-    images, label_N = module._images_of_split(house.checkpoint, house.manifest, "test", limit=6)
-    assert len(images) == 6
-    assert set(label_N.tolist()) >= {0, 5}
-    assert len(module._images_of_split(house.checkpoint, house.manifest, "test", limit=None)[0]) == 24
+    rows = module._rows_of_split(house.manifest, "test", limit=6)
+    assert rows.num_rows == 6
+    assert set(house.manifest.labels(rows).tolist()) >= {0, 5}
+    assert module._rows_of_split(house.manifest, "test", limit=100).num_rows == 24
 
 
 def test_export_is_quiet_and_leaves_logging_as_it_was(

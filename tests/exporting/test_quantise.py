@@ -19,9 +19,10 @@ from scipy.special import softmax
 
 from pillsnap.cli.main import cli
 from pillsnap.cli.quantise import quantise as quantise_command
-from pillsnap.core.bundle import LARGEST_8_BIT_WEIGHT, RETIRED_LOGIT, EngineName
+from pillsnap.core.bundle import LARGEST_8_BIT_WEIGHT, RETIRED_LOGIT, BundleMetadata, EngineName
 from pillsnap.core.errors import BundleError, DataError
 from pillsnap.core.files import sha256_file
+from pillsnap.core.manifest import Manifest
 from pillsnap.evaluation.predict import predict_split
 from pillsnap.exporting import quantise as module
 from pillsnap.exporting.export import export_bundle
@@ -295,15 +296,36 @@ def test_the_loss_of_a_choice_is_that_of_the_typical_image() -> None:
     assert loss_of(expected_NK, found_NK).agreement == pytest.approx(4 / 9, abs=0.01)
 
 
+def trained_on(bundle: Path, manifest: Manifest, out: Path) -> Path:
+    """The bundle, as if it had been trained on this data set."""
+    model = onnx.load(bundle)
+    metadata = BundleMetadata.from_props({entry.key: entry.value for entry in model.metadata_props}, str(bundle))
+    provenance = metadata.provenance.model_copy(update={"manifest_hash": manifest.hash})
+    onnx.helper.set_model_props(model, metadata.model_copy(update={"provenance": provenance}).to_props())
+    onnx.save(model, out)
+    return out
+
+
+def test_another_data_set_of_the_same_drugs_is_refused(
+    house: SimpleNamespace, squares: SimpleNamespace, tmp_path: Path
+) -> None:
+    """Its validation images may be those that the gate tests with."""
+    other = squares.save_squares(tmp_path / "other", {"train": 5, "val": 3, "test": 3})
+    for precision in ("int8", "float"):
+        with pytest.raises(DataError, match=r"other: is another data set \(manifest .*may test in the other"):
+            make_variant(house.bundle, other, tmp_path / "b.onnx", Recipe(precision=precision))  # type: ignore[arg-type]
+    assert not (tmp_path / "b.onnx").exists()
+
+
 def test_too_few_images_are_refused(house: SimpleNamespace, squares: SimpleNamespace, tmp_path: Path) -> None:
     few = squares.save_squares(tmp_path / "few", {"train": 2, "val": 1, "test": 1})
     with pytest.raises(DataError, match=r"12 images .*12 of training, 256 asked for, .* at least 16 are needed"):
-        make_variant(house.bundle, few, tmp_path / "b.onnx", Recipe())
+        make_variant(trained_on(house.bundle, few, tmp_path / "few.onnx"), few, tmp_path / "b.onnx", Recipe())
     with pytest.raises(DataError, match="3 asked for"):
         make_variant(house.bundle, house.manifest, tmp_path / "b.onnx", Recipe(images=3))
     blind = squares.save_squares(tmp_path / "blind", {"train": 4, "test": 1})
     with pytest.raises(DataError, match="the val split is empty"):
-        make_variant(house.bundle, blind, tmp_path / "b.onnx", Recipe())
+        make_variant(trained_on(house.bundle, blind, tmp_path / "blind.onnx"), blind, tmp_path / "b.onnx", Recipe())
     assert not (tmp_path / "b.onnx").exists()
 
 
@@ -314,9 +336,9 @@ def test_a_graph_without_layers_is_refused(toys: SimpleNamespace, tmp_path: Path
     graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(np.zeros(1, np.float32), "bias"))
     for output in graph.output:
         output.type.tensor_type.shape.dim[1].dim_value = 3
-    metadata = toys.toy_metadata(toys.toy_catalog(3))
-    path = toys.save_model(tmp_path / "b.onnx", graph, metadata.to_props())
     manifest = toys.save_manifest(tmp_path / "three", toys.toy_colors(3), [image for image in images if image[0] < 3])
+    metadata = toys.toy_metadata(toys.toy_catalog(3), manifest.hash)
+    path = toys.save_model(tmp_path / "b.onnx", graph, metadata.to_props())
     with pytest.raises(BundleError, match=r"b\.onnx: holds no layer that could be 8-bit"):
         make_variant(path, manifest, tmp_path / "q.onnx", Recipe(search=False))
 

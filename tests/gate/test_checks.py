@@ -34,8 +34,8 @@ def test_figures_are_what_people_read(full: SimpleNamespace) -> None:
         "top1": "91.0 %", "top5": "99.0 %", "real_top1": "86.0 %", "latency_p95_ms": "40.0 ms", "size_mb": "81.5 MB",
         "worst_light": "80.0 % (light 0)", "worst_light_images": "100", "worst_light_known": "350",
         "worst_class": "80.0 % (K-000000)",
-        "worst_class_images": "9", "test_images": "500", "real_test_images": "350", "real_sittings": "40", "images_per_class": "9",
-        "latency_threads": "2", "manifest_age_days": "19.0",
+        "worst_class_images": "9", "test_images": "500", "real_test_images": "350", "real_sittings": "40",
+        "images_per_class": "9", "latency_threads": "2", "manifest_age_days": "19.0",
         "champion_top1": "+1.00 points", "champion_real_top1": "+1.00 points",
     }  # fmt: skip
     assert "top1" not in full.judge(full.evidence(metrics={}), full.policy()).figures()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -170,7 +171,7 @@ def test_a_newer_champion_replaces_the_copy(champion: str, candidate: Candidate,
     copy = source_in(home).kept()
     assert copy is not None
     assert copy.version == "2"
-    assert len([path for path in (home / "champion").iterdir() if path.is_dir()]) == 1
+    assert len([path for path in (home / "champion" / "pills").iterdir() if path.is_dir()]) == 1
 
 
 @pytest.mark.parametrize("what", ["model.onnx", "MLmodel", "envelope", "pointer", "gone"])
@@ -181,7 +182,7 @@ def test_attack_a_copy_that_was_changed_on_disk_is_not_loaded(
     source = source_in(home)
     source.look(None)
     assert source.kept() is not None
-    pointer = home / "champion" / "proven.json"
+    pointer = home / "champion" / "pills" / "proven.json"
     [folder] = [path for path in pointer.parent.iterdir() if path.is_dir()]
     if what == "gone":
         shutil.rmtree(folder)
@@ -260,6 +261,56 @@ def test_two_servers_keep_in_one_place(champion: str, tmp_path: Path) -> None:
         keep(proven, tmp_path / "home", "champion")
         keep(proven, tmp_path / "home", "champion")
     assert source_in(tmp_path / "home").kept() is not None
+
+
+def test_a_damaged_copy_is_written_anew(champion: str, tmp_path: Path) -> None:
+    assert source_in(tmp_path / "home").look(None) is not None
+    [bundle] = (tmp_path / "home").rglob("model.onnx")
+    whole = bundle.read_bytes()
+    bundle.write_bytes(b"")
+    assert source_in(tmp_path / "home").kept() is None
+    assert source_in(tmp_path / "home").look(None) is not None, "as at the next start"
+    assert bundle.read_bytes() == whole
+    assert source_in(tmp_path / "home").kept() is not None
+
+
+def test_servers_of_two_models_may_share_a_home(champion: str, candidate: Candidate, gate: Any, tmp_path: Path) -> None:
+    candidate(name="others ..")
+    gate.judge("1", name="others ..")
+    promote("others ..", "1")
+    first, second = source_in(tmp_path / "home"), source_in(tmp_path / "home")
+    second.name = "others .."
+    for source in (first, second):
+        assert source.look(None) is not None
+    for source in (first, second):
+        found = source.kept()
+        assert found is not None
+        assert found.name == source.name
+
+
+def test_what_is_refused_at_every_look_does_not_grow(
+    champion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same error is raised again and again; each time it would remember the way that it went."""
+    source = source_in(tmp_path / "home")
+
+    def without_its_engine(*_: Any, **__: Any) -> Any:
+        raise BundleError("its engine is not here")
+
+    monkeypatch.setattr(sources.PillSession, "load", without_its_engine)
+    lengths = []
+    for _ in range(20):
+        with pytest.raises(BundleError) as caught:
+            source.look(None)
+        lengths.append(len(list(traceback.walk_tb(caught.value.__traceback__))))
+    assert lengths[-1] == lengths[1]
+
+
+def test_a_challenger_that_is_wanted_is_not_advised_to_be_champion(champion: str, tmp_path: Path) -> None:
+    source = source_in(tmp_path / "home")
+    source.alias = "challenger"
+    with pytest.raises(StoreError, match=r"no challenger of 'pills'.* promote VERSION --name pills --alias challenger"):
+        source.look(None)
 
 
 def test_a_champion_that_cannot_be_loaded_here_is_not_downloaded_at_every_look(

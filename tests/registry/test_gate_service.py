@@ -55,6 +55,38 @@ def test_a_word_that_has_grown_old_is_given_anew(
     assert service.look() == []
 
 
+def test_what_a_library_cannot_fetch_does_not_stop_the_others(
+    store: MlflowClient, candidate: Candidate, service: GateService
+) -> None:
+    """Any engineer can register such a source: without its client, or a login, the libraries raise what is theirs."""
+    store.create_registered_model("pills")
+    store.create_model_version("pills", "gs://bucket/model")
+    submit("pills", "1")
+    candidate()
+    submit("pills", "2")
+    [statement] = service.look()
+    assert statement.model_version == "2"
+    assert "its files cannot be had" in store.get_model_version("pills", "1").description
+
+
+def test_what_nobody_expects_does_not_stop_the_others(
+    store: MlflowClient, candidate: Candidate, service: GateService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in ("1", "2"):
+        candidate()
+        submit("pills", number)
+    real = gate_service.judge
+
+    def judge(client: Any, name: str, version: str, *rest: Any) -> Any:
+        if version == "1":
+            raise AssertionError("a library's own")
+        return real(client, name, version, *rest)
+
+    monkeypatch.setattr(gate_service, "judge", judge)
+    assert [statement.model_version for statement in service.look()] == ["2"]
+    assert "AssertionError: a library's own" in store.get_model_version("pills", "1").description
+
+
 def test_another_gate_that_starts_anew_finds_it_done(
     store: MlflowClient, candidate: Candidate, service: GateService, gate: Any
 ) -> None:

@@ -17,7 +17,7 @@ from pillsnap.core.evidence import Comparison, Evidence
 from pillsnap.core.files import sha256_file
 from pillsnap.gate.decision import Verdict
 from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef
-from pillsnap.gate.keys import generate, load_private_key
+from pillsnap.gate.keys import generate, key_id_of, load_private_key, retire
 from pillsnap.inference.session import PillSession
 from pillsnap.registry import judging
 from pillsnap.registry.judging import EXPERIMENT, candidates, judge
@@ -296,8 +296,12 @@ def test_a_key_that_nobody_trusts(store: MlflowClient, candidate: Candidate, gat
 
     generate(tmp_path / "mine.key", tmp_path / "elsewhere", now=datetime.now(UTC))
     version = candidate()
-    with pytest.raises(GateRefusedError, match=r"the registry does not take the gate's word: .*is not trusted"):
+    with pytest.raises(ConfigError, match=r"the private key is \w+, which is not trusted here \(trusted: \w+\)"):
         judge(connect(), "pills", version, gate.manifest, load_private_key(tmp_path / "mine.key"), gate.trust)
+    assert judgements(store) == 0, "it is told before anything is measured"
+    retire(gate.trust.keys_folder, key_id_of(gate.key.public_key()), now=datetime.now(UTC))
+    with pytest.raises(ConfigError, match=r"does not sign now: retired on .* take another one"):
+        gate.judge(version)
     assert ENVELOPE_TAG not in store.get_model_version("pills", version).tags
     with pytest.raises(ConfigError, match="cannot be read"):
         load_private_key(tmp_path / "none.key")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 
 from pillsnap.core.errors import ConfigError, GateRefusedError
 from pillsnap.gate.trust import TrustRoot
+from pillsnap.registry import server
 from pillsnap.registry.actor import VARIABLE, Actor, Role, Roles, current_actor
 from pillsnap.registry.server import Home, ServerSettings, add_user, check, remove_user
 
@@ -63,6 +67,49 @@ def test_users_and_roles(tmp_path: Path, trust: TrustRoot) -> None:
     for name in ("", "a b", "../x", "<b>"):
         with pytest.raises(ConfigError, match="letters, digits"):
             add_user(home, trust, name, Role.ENGINEER)
+
+
+@pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")
+@pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")
+def test_a_password_is_changed_where_one_is_given(tmp_path: Path, trust: TrustRoot) -> None:
+    home = Home(tmp_path / "home")
+    made = add_user(home, trust, "kim", Role.GATE)
+    assert made is not None
+    add_user(home, trust, "kim", Role.GATE, "another password")
+    assert not made.exists(), "the first one, which holds no more"
+    with server._logins(home) as logins:
+        assert logins.authenticate_user("kim", "another password")
+        assert [role.name for role in logins.list_user_roles(logins.get_user("kim").id)] == []
+    with pytest.raises(ConfigError, match="user 'kim': Password must be"):
+        add_user(home, trust, "kim", Role.GATE, "short")
+    for role, has in ((Role.RELEASE_MANAGER, True), (Role.RELEASE_MANAGER, True), (Role.ENGINEER, False)):
+        add_user(home, trust, "kim", role)
+        with server._logins(home) as logins:
+            names = [one.name for one in logins.list_user_roles(logins.get_user("kim").id)]
+        assert names == ["pillsnap-release-managers"] * has
+
+
+def test_it_ends_when_it_is_asked_to(tmp_path: Path) -> None:
+    """And soon: a container has ten seconds. Its child, here, wants a moment to end."""
+    child = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), exit(3))); time.sleep(100)"
+    lines = (
+        "import subprocess, sys",
+        "from pillsnap.registry import server",
+        f"words = [sys.executable, '-c', {child!r}]",
+        "server.start = lambda settings: subprocess.Popen(words, start_new_session=True)",
+        "print('started', flush=True)",
+        "sys.exit(server.run(None))",
+    )
+    process = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        time.sleep(2)  # for its child
+        process.terminate()
+        assert process.wait(15) == 3
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,17 @@ def test_attack_release_manager_promotes_what_was_rejected(registry: Any, judged
     assert "REJECT" in answer.json()["message"]
 
 
+def test_a_release_manager_takes_an_alias_away_and_an_engineer_does_not(registry: Any, judged: Any) -> None:
+    """Of a model that the engineer has made: MLflow itself would let only its maker."""
+    assert registry.set_alias("rita", judged[0], "challenger").status_code == 200
+    body = {"name": MODEL, "alias": "challenger"}
+    answer = registry.ask("erik", "DELETE", f"{API}/registered-models/alias", json=body)
+    assert (answer.status_code, "for the role release_manager" in answer.text) == (403, True)
+    answer = registry.ask("rita", "DELETE", f"{API}/registered-models/alias", json=body)
+    assert answer.status_code == 200, answer.text
+    assert "challenger" not in registry.version(judged[0]).get("aliases", [])
+
+
 @pytest.mark.parametrize("user", ["erik", "rita", "admin"])
 def test_attack_true_envelope_by_another_hand(registry: Any, judged: Any, user: str) -> None:
     envelope = registry.tags(judged[0])["gate.envelope"]

@@ -131,7 +131,8 @@ class Shelf:
     def problems(self) -> list[str]:
         from pillsnap.registry.local import guarded_aliases, guarded_stages
 
-        return audit.problems(self.store.engine, guarded_aliases(self.store), guarded_stages(self.store))
+        with audit.standing_still(self.store.engine) as connection:
+            return audit.problems(connection, guarded_aliases(connection), guarded_stages(connection))
 
     @contextmanager
     def refused(self, words: str) -> Iterator[None]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,14 +38,42 @@ def test_history(recorded: Any) -> None:
 
 def test_verify(recorded: Any) -> None:
     said = CliRunner().invoke(verify, [], catch_exceptions=False)
-    assert (said.exit_code, said.output) == (
-        0,
-        "the record holds: 5 rows, every champion and challenger explained and proven\n",
-    )
+    assert said.exit_code == 0
+    assert re.fullmatch(
+        r"the record of \S+ holds: 5 rows, every champion and challenger explained and proven\n", said.output
+    ), said.output
+    assert "geheim" not in said.output
     recorded.sql("UPDATE registered_model_aliases SET version = 2 WHERE alias = 'champion'")
     with pytest.raises(TamperedError, match="champion of pills is version 2, the record says 1") as caught:
         CliRunner().invoke(verify, [], catch_exceptions=False)
     assert caught.value.exit_status == 1
+
+
+def test_verify_looks_while_nobody_writes(recorded: Any) -> None:
+    """Else a row that comes between two looks would read as one that was taken away."""
+    done = threading.Event()
+
+    def refuse_and_refuse() -> None:
+        while not done.is_set():
+            with pytest.raises(MlflowException):
+                recorded.promote("2")
+
+    writer = threading.Thread(target=refuse_and_refuse)
+    writer.start()
+    try:
+        for _ in range(5):
+            assert CliRunner().invoke(verify, [], catch_exceptions=False).exit_code == 0
+    finally:
+        done.set()
+        writer.join()
+    assert len(recorded.rows()) > 5
+
+
+def test_verify_makes_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/typo.db")
+    with pytest.raises(StoreError, match=r"typo\.db: no such database; set MLFLOW_TRACKING_URI"):
+        CliRunner().invoke(verify, [], catch_exceptions=False)
+    assert not (tmp_path / "typo.db").exists()
 
 
 def test_verify_says_what_would_not_be_loaded(recorded: Any) -> None:

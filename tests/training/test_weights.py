@@ -57,7 +57,7 @@ def test_a_former_training_is_taken_over_whole(tiny_config: Config, former: Call
     expected = Checkpoint.load(path).state_dict
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], value) for name, value in expected.items())  # norms' statistics too
-    assert weights == StartWeights(str(path), sha256_file(path), "kept", HASH)
+    assert weights == StartWeights(str(path), sha256_file(path), "kept", HASH, (HASH,))
 
 
 def test_the_head_follows_the_kcodes(tiny_config: Config, former: Callable[..., Path]) -> None:
@@ -182,7 +182,7 @@ def test_a_training_starts_from_the_weights_and_says_so(
     expected = Checkpoint.load(path).state_dict
     assert all(torch.equal(built._net.state_dict()[name], value) for name, value in expected.items())
     result = fit(config, data, tmp_path / "fit", _Quiet())
-    assert result.weights == StartWeights(str(path), sha256_file(path), "kept", HASH)
+    assert result.weights == StartWeights(str(path), sha256_file(path), "kept", HASH, (HASH,))
 
 
 class _Quiet:

@@ -114,7 +114,7 @@ def test_attack_promotion_and_deletion_at_once(shelf: Any) -> None:
 
 def test_attack_files_changed_in_the_moment_of_promotion(shelf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the store has looked: no lock can stop it, so whoever loads the champion looks again."""
-    from pillsnap.registry import store as module
+    from pillsnap.registry import artifacts as module
 
     version, honest = shelf.judged(), module.digests
 
@@ -132,7 +132,7 @@ def test_attack_files_changed_in_the_moment_of_promotion(shelf: Any, monkeypatch
 
 
 def test_attack_a_version_deleted_in_the_moment_of_promotion(shelf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pillsnap.registry import store as module
+    from pillsnap.registry import artifacts as module
 
     version, honest = shelf.judged(), module.digests
 

@@ -143,6 +143,30 @@ def test_doctor_in_a_good_environment(call: Call, store: object) -> None:
     assert "MISSING" not in out
 
 
+@pytest.mark.parametrize(
+    ("package", "extra"), [("prometheus_client", "serve"), ("openvino.runtime", "openvino"), ("torch", "train")]
+)
+def test_a_missing_package_is_asked_for_by_its_extra(
+    call: Call, monkeypatch: pytest.MonkeyPatch, package: str, extra: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    monkeypatch.setattr("pillsnap.cli.main.cli.main", fail)
+    status, _, err = call("serve")
+    assert (status, f"needs the package {package}: pip install 'pillsnap[{extra}]'" in err) == (1, True)
+
+
+def test_tune_status_takes_what_stands_before_it(call: Call, tmp_path: Path) -> None:
+    import optuna
+
+    optuna.create_study(study_name="one", storage=f"sqlite:///{tmp_path}/mine.db")
+    status, out, err = call("tune", "--storage", f"sqlite:///{tmp_path}/mine.db", "status")
+    assert (status, "one" in out) == (0, True), err
+    status, out, err = call("tune", "--workspace", str(tmp_path / "w"), "status")
+    assert (status, f"{tmp_path}/w/tune/optuna.db: no such file" in err) == (2, True)
+
+
 def test_what_is_installed_but_cannot_be_loaded(call: Call, store: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slim image without libGL: the package is there, and OpenCV is not."""
     real = importlib.import_module

@@ -25,6 +25,7 @@ from mlflow.utils.uri import validate_path_is_safe
 from pillsnap.core.errors import DataError, GateRefusedError, PillSnapError
 from pillsnap.gate.admission import VersionFacts
 from pillsnap.inference.session import LARGEST_BUNDLE
+from pillsnap.registry.versions import version_facts
 from pillsnap.tracking.fetching import MODEL_FILE, model_digests
 
 _DESTINATION = "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
@@ -42,16 +43,9 @@ class BehindProxyError(GateRefusedError):
 def facts_at(entry: ModelVersion, location: str) -> VersionFacts:
     """What a version is, with the digests of its files at an artifact location. Raises as `digests`, with its name."""
     try:
-        bundle_sha256, artifact_sha256 = digests(location)
+        return version_facts(entry, digests(location))
     except GateRefusedError as error:
         raise type(error)(f"{entry.name} version {entry.version}: {error}") from error
-    return VersionFacts(
-        name=entry.name,
-        version=str(entry.version),
-        created_at_ms=int(entry.creation_timestamp),
-        bundle_sha256=bundle_sha256,
-        artifact_sha256=artifact_sha256,
-    )
 
 
 def digests(location: str) -> tuple[str, str]:

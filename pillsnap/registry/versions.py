@@ -107,15 +107,19 @@ def version_files(entry: ModelVersion) -> Iterator[VersionFiles]:
         DataError: there is a link among them.
     """
     with fetched_model(f"models:/{entry.name}/{entry.version}") as model:
-        bundle_sha256, artifact_sha256 = model_digests(model.folder)
-        facts = VersionFacts(
-            name=entry.name,
-            version=str(entry.version),
-            created_at_ms=int(entry.creation_timestamp),
-            bundle_sha256=bundle_sha256,
-            artifact_sha256=artifact_sha256,
-        )
-        yield VersionFiles(model.bundle, facts)
+        yield VersionFiles(model.bundle, version_facts(entry, model_digests(model.folder)))
+
+
+def version_facts(entry: ModelVersion, digests: tuple[str, str]) -> VersionFacts:
+    """What a version is, with the digests of its files: of model.onnx, and of all."""
+    bundle_sha256, artifact_sha256 = digests
+    return VersionFacts(
+        name=entry.name,
+        version=str(entry.version),
+        created_at_ms=int(entry.creation_timestamp),
+        bundle_sha256=bundle_sha256,
+        artifact_sha256=artifact_sha256,
+    )
 
 
 def statement_of(entry: ModelVersion, ring: KeyRing) -> Statement | None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.core.experiment import ModelConfig
-from pillsnap.core.preprocessing import PreprocessingSpec
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from timm.layers import DropPath
 
 from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig, ModelConfig
-from pillsnap.core.preprocessing import PreprocessingSpec, UnifiedPreprocessor
+from pillsnap.core.preprocessing import UnifiedPreprocessor
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 from pillsnap.training.backbone import CLASSIFIER_STD, PillNet, check_net, create_net, start_classifier_small
 
 Config = Callable[..., ExperimentConfig]

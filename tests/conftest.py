@@ -8,6 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from pillsnap.core.process_environment import prepare_environment
+
+prepare_environment()  # here, because some tests import torch before anything of PillSnap's that does it
+
 
 @pytest.fixture(scope="session")
 def toys() -> SimpleNamespace:

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 HERE = Path(__file__).parent
 ONE_PIXEL = bytes.fromhex(
@@ -25,6 +26,10 @@ ONE_PIXEL = bytes.fromhex(
 """A PNG."""
 TOGETHER = ("tests/e2e/registry/", "tests/serving/page/", "tests/e2e/test_journey.py", "tests/e2e/test_tuning.py")
 """Folders and files whose tests share what is dear to start: one worker runs all of a folder. Else a file is a unit."""
+
+settings.register_profile("short", max_examples=20, deadline=None, derandomize=True)
+settings.register_profile("long", max_examples=200, deadline=None)
+settings.load_profile("short")
 
 
 @pytest.hookimpl(optionalhook=True)

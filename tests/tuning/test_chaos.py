@@ -19,7 +19,7 @@ from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.tuning.study import RETRY_OF, best_of, counted, lineage, over, result_of
 from pillsnap.tuning.supervisor import Supervisor
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 TRIALS = 10
 EPOCHS = 6
 

@@ -446,7 +446,6 @@ def _kill_when(process: Any, ready: Callable[[], bool]) -> None:
     process.join()
 
 
-@pytest.mark.slow
 def test_killed_in_an_epoch_and_while_a_checkpoint_is_written(
     data: TrainingData, tiny_config: Config, undisturbed: SimpleNamespace, tmp_path: Path
 ) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import runpy
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,11 +22,6 @@ from pillsnap.tuning.storage import open_storage
 from pillsnap.tuning.study import open_study
 from pillsnap.tuning.supervisor import Supervisor
 from pillsnap.tuning.worker import Order, do_one_trial
-
-_tracking = runpy.run_path(str(Path(__file__).parents[1] / "tracking" / "conftest.py"))
-fresh_store, store = _tracking["fresh_store"], _tracking["store"]
-pytest_collection_modifyitems = _tracking["pytest_collection_modifyitems"]
-_servers = runpy.run_path(str(Path(__file__).parent / "servers.py"))
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -136,24 +130,9 @@ def supervise(url: str) -> Iterator[Callable[..., Supervisor]]:
 
 
 @pytest.fixture
-def postgres() -> Iterator[Any]:
-    """A PostgreSQL server, with ``url``, ``stop()`` and ``start()``."""
-    tools = _servers["binaries"]()
-    missing = "PostgreSQL" if tools is None else "psycopg" if not _has_psycopg() else ""
-    if missing:
-        if os.environ.get("PILLSNAP_REQUIRE_POSTGRES") == "1":
-            pytest.fail(f"{missing} is not installed, and PILLSNAP_REQUIRE_POSTGRES=1")
-        pytest.skip(f"{missing} is not installed")
-    with _servers["postgres"](tools) as server:
-        yield server
-
-
-def _has_psycopg() -> bool:
-    try:
-        import psycopg  # noqa: F401
-    except ImportError:
-        return False
-    return True
+def postgres_url(postgres: Any) -> str:
+    """Of an empty database on the server."""
+    return str(postgres.create(f"t{uuid.uuid4().hex}"))
 
 
 @pytest.fixture(autouse=True)

@@ -51,6 +51,19 @@ class BundleClass(BaseModel):
     """The drug left the list: its place is kept, so that no index shifts, but it is never answered."""
 
 
+class FirstWeights(BaseModel):
+    """Published weights that the first training began with; later trainings may have gone on from its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    """Package and version, name at the hub, or file, in words."""
+    sha256: str
+    """Of the file; of a hub's weights: of the loaded tensors."""
+    license: str
+    """SPDX identifier; empty: not known."""
+
+
 class Provenance(BaseModel):
     """Where a bundle came from."""
 
@@ -64,6 +77,8 @@ class Provenance(BaseModel):
     pillsnap_version: str
     also_learned_from: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
     """Hashes of other manifests that the first weights or the teacher learned from, and theirs before them."""
+    first_weights: FirstWeights | None = Field(default=None, exclude_if=lambda value: value is None)
+    """None: the first training began with random weights, or does not say."""
 
 
 class PyTorchParity(BaseModel):

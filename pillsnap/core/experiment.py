@@ -93,9 +93,15 @@ class TrainingConfig(Section):
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """For fine-tuning: each layer learns at this share of the rate of the layer after it; 1: all at the same rate.
     A layer is a block of the backbone, so deep nets need values near 1."""
+    backbone_lr_scale: float = Field(default=1.0, gt=0, le=1)
+    """For fine-tuning: the backbone learns at this share of base_lr, the classifier at base_lr. layer_decay comes on
+    top."""
+    batch_norm: Literal["auto", "train", "keep"] = "auto"
+    """keep: batch norms compute with the statistics that they started with; train: with those of the batches, which
+    they learn. auto: keep where the training starts from weights, train where it starts from random ones."""
     freeze_epochs: int = Field(default=0, ge=0)
     """For fine-tuning, head first: for so many epochs the backbone keeps its weights and the statistics of its batch
-    norms, and only the classifier learns; then all do."""
+    norms, and only the classifier learns; then all do, the backbone with a warm-up of its own."""
     mix_off_epochs: int = Field(default=0, ge=0)
     """The last so many epochs see images unmixed, as they will be photographed."""
     compile: bool = False

@@ -25,6 +25,9 @@ _log = logging.getLogger(__name__)
 
 
 _RESERVED = frozenset({"num_classes", "in_chans", "drop_rate", "drop_path_rate", "pretrained"})
+CLASSIFIER_STD = 0.01
+"""Of a new classifier's weights, as in torchvision's MobileNetV2. timm starts them at ±1/sqrt(K): with few classes the
+first logits are as large as ±10, and the first updates tear the pretrained features apart."""
 
 
 class PillNet(nn.Module):
@@ -123,7 +126,25 @@ def create_net(model: ModelConfig, preprocessing: PreprocessingSpec, num_classes
         _require_loaded(backbone, timm.create_model(model.backbone, pretrained=False, **arguments), model)
         trained_with: dict[str, Any] = getattr(backbone, "pretrained_cfg", {}) or {}
         note_other_statistics(trained_with.get("mean"), trained_with.get("std"), preprocessing)
+    if not (model.pretrained and keeps_classifier(backbone)):
+        _start_classifier_small(backbone)
     return PillNet(backbone, preprocessing)
+
+
+def keeps_classifier(backbone: nn.Module) -> bool:
+    """Whether timm takes over the classifier of its weights: by position, where the number of classes is the same."""
+    published: dict[str, Any] = getattr(backbone, "pretrained_cfg", {}) or {}
+    return published.get("num_classes") == getattr(backbone, "num_classes", None)
+
+
+@torch.no_grad()
+def _start_classifier_small(backbone: nn.Module) -> None:
+    head = head_prefixes(backbone)
+    for name, parameter in backbone.named_parameters():
+        if name.startswith(head) and name.endswith(".weight") and parameter.ndim > 1:
+            nn.init.normal_(parameter, std=CLASSIFIER_STD)
+        elif name.startswith(head) and name.endswith(".bias"):
+            nn.init.zeros_(parameter)
 
 
 def _line_of(error: Exception) -> str:

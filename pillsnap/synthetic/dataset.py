@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 
 from pillsnap.core.errors import ConfigError, DataError
-from pillsnap.synthetic.conditions import REAL_ROTATIONS_DEG, STUDIO_GRID, choose_real, choose_studio
+from pillsnap.synthetic.conditions import REAL_GRID, STUDIO_GRID, choose_real, choose_studio
 from pillsnap.synthetic.contact_sheet import draw_contact_sheet
 from pillsnap.synthetic.drugs import (
     DOCUMENT_VERSION,
@@ -36,7 +36,6 @@ from pillsnap.synthetic.render import build_model, render_real, render_studio
 RENDERER_VERSION = "2"
 DRUG_LIST, CONTACT_SHEET, STAMP = "drugs.json", "contact_sheet.png", "render.json"
 STUDIO, REAL = "studio", "real_photos"
-SITTINGS_PER_DRUG = 30
 # Noise does not compress: this is as small as the defaults, written in half the time.
 _PNG = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
 _PART_SUFFIX = ".part"
@@ -55,7 +54,7 @@ class DemoSpec:
         drugs: Number of drugs, 2 to 200.
         seed: Same seed, same bytes.
         studio_per_drug: Studio pictures a drug, drawn from the 1,296 of the protocol.
-        real_rotations_per_sitting: How many of the 8 rotations of each of the 30 sittings a drug.
+        real_per_drug: Real photos a drug, drawn evenly from its 30 sittings of 8 rotations.
         workers: Processes; ``None`` takes one a core. Changes the time only.
 
     Raises:
@@ -64,8 +63,8 @@ class DemoSpec:
 
     drugs: int = 100
     seed: int = 0
-    studio_per_drug: int = 20
-    real_rotations_per_sitting: int = 1
+    studio_per_drug: int = 15
+    real_per_drug: int = 35
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -73,7 +72,7 @@ class DemoSpec:
             "drugs": (self.drugs, MIN_DRUGS, MAX_DRUGS),
             "seed": (self.seed, 0, 2**63 - 1),
             "studio_per_drug": (self.studio_per_drug, 2, STUDIO_GRID),
-            "real_rotations_per_sitting": (self.real_rotations_per_sitting, 1, len(REAL_ROTATIONS_DEG)),
+            "real_per_drug": (self.real_per_drug, 1, REAL_GRID),
             "workers": (1 if self.workers is None else self.workers, 1, 1024),
         }
         for name, (value, low, high) in limits.items():
@@ -86,7 +85,7 @@ class DemoSpec:
             "drugs": self.drugs,
             "seed": self.seed,
             "studio_per_drug": self.studio_per_drug,
-            "real_rotations_per_sitting": self.real_rotations_per_sitting,
+            "real_per_drug": self.real_per_drug,
         }
 
 
@@ -126,7 +125,7 @@ Progress = Callable[[int, int], None]
 def image_paths(design: PillDesign, spec: DemoSpec) -> tuple[str, ...]:
     """The POSIX paths of a drug's pictures, relative to the root."""
     studio = choose_studio(spec.seed, design.index, spec.studio_per_drug)
-    real = choose_real(spec.seed, design.index, spec.real_rotations_per_sitting)
+    real = choose_real(spec.seed, design.index, spec.real_per_drug)
     return tuple(
         [f"{STUDIO}/{design.kcode}/{condition.file_name(design.kcode)}" for condition in studio]
         + [f"{REAL}/{design.kcode}/{condition.file_name(design.kcode)}" for condition in real]
@@ -163,7 +162,7 @@ def render_dataset(root: Path, spec: DemoSpec, progress: Progress | None = None)
 
 
 def _report(root: Path, spec: DemoSpec, reused: bool, removed: int, digest: str) -> RenderReport:
-    real = spec.drugs * SITTINGS_PER_DRUG * spec.real_rotations_per_sitting
+    real = spec.drugs * spec.real_per_drug
     return RenderReport(root, reused, spec.drugs, spec.drugs * spec.studio_per_drug, real, removed, digest)
 
 
@@ -289,7 +288,7 @@ def _render_drug(root: Path, design: PillDesign, spec: DemoSpec) -> list[_FileRe
     for studio in choose_studio(spec.seed, design.index, spec.studio_per_drug):
         content = _encode(render_studio(model, studio, spec.seed), ".png", _PNG)
         records.append(_write(root, f"{STUDIO}/{design.kcode}/{studio.file_name(design.kcode)}", content))
-    for real in choose_real(spec.seed, design.index, spec.real_rotations_per_sitting):
+    for real in choose_real(spec.seed, design.index, spec.real_per_drug):
         image, quality = render_real(model, real, spec.seed)
         content = _encode(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
         records.append(_write(root, f"{REAL}/{design.kcode}/{real.file_name(design.kcode)}", content))
@@ -310,7 +309,7 @@ def _render_all(
 ) -> list[_FileRecord]:
     """Renders drug by drug, then the contact sheet, in this process or in several."""
     workers = min(spec.workers or os.cpu_count() or 1, len(designs))
-    per_drug = spec.studio_per_drug + SITTINGS_PER_DRUG * spec.real_rotations_per_sitting
+    per_drug = spec.studio_per_drug + spec.real_per_drug
     records: list[_FileRecord] = []
 
     def collect(done: list[_FileRecord], drugs_done: int) -> None:

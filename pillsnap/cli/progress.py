@@ -17,7 +17,7 @@ _LONG_TRAINING_S, _LONG_LINE_SECONDS = 600.0, 60.0
 
 
 class Progress:
-    """How far a piece of work is: a bar on a terminal, otherwise a line at the start, one every 10 s, and one at the end.
+    """How far a piece of work is: a bar on a terminal, otherwise a line at once, one every 10 s, and one at the end.
 
     Called with stage, done and total; a context manager that closes the bar.
     """

@@ -85,7 +85,9 @@ def _palm_creases(rng: np.random.Generator) -> F32:
     middle = rng.random((260, 1, 2)) * TEXTURE_PX
     angle = rng.choice([0.35, 1.25, 2.3], 260) + rng.normal(0, 0.22, 260)
     reach = (rng.gamma(2.0, 14.0, 260)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1))[:, None]
-    for line in np.round(np.concatenate([middle - reach, middle + rng.normal(0, 4, reach.shape), middle + reach], axis=1)):
+    for line in np.round(
+        np.concatenate([middle - reach, middle + rng.normal(0, 4, reach.shape), middle + reach], axis=1)
+    ):
         cv2.polylines(fine, [line.astype(np.int32)], False, int(rng.integers(40, 150)), 1, cv2.LINE_AA)
     soft = 0.55 * cv2.GaussianBlur(deep.astype(np.float32), (0, 0), 2.2)
     soft += 0.75 * cv2.GaussianBlur(deep.astype(np.float32), (0, 0), 7.0)

@@ -84,7 +84,7 @@ def choose_studio(seed: int, drug: int, count: int) -> tuple[StudioCondition, ..
 
 
 def choose_real(seed: int, drug: int, count: int) -> tuple[RealCondition, ...]:
-    """Draws photos without repeats, from all 30 sittings of a drug alike: the odd ones from sittings drawn at random."""
+    """Draws photos without repeats, evenly over a drug's 30 sittings (the odd ones at random)."""
     rng = stable_rng(seed, drug, (_CHOICE, 1))
     sittings = list(product(range(len(BACKGROUNDS)), range(LIGHTS), range(SIDES)))
     each, more = divmod(count, len(sittings))

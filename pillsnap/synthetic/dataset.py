@@ -37,7 +37,12 @@ RENDERER_VERSION = "2"
 DRUG_LIST, CONTACT_SHEET, STAMP = "drugs.json", "contact_sheet.png", "render.json"
 STUDIO, REAL = "studio", "real_photos"
 # Noise does not compress: this is as small as the defaults, written in half the time.
-_PNG = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
+_PNG = [
+    cv2.IMWRITE_PNG_FILTER,
+    cv2.IMWRITE_PNG_FILTER_UP,
+    cv2.IMWRITE_PNG_STRATEGY,
+    cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY,
+]
 _PART_SUFFIX = ".part"
 _OURS = re.compile(
     r"(?:drugs\.json|contact_sheet\.png|render\.json"

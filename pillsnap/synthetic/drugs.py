@@ -88,9 +88,7 @@ def _text_length(shape: Shape, rng: np.random.Generator) -> int:
     return 2 if rng.random() < 0.6 else 3
 
 
-def _marks(
-    shape: Shape, imprints: Imprints, rng: np.random.Generator, ink: str | None
-) -> tuple[SideMark, SideMark]:
+def _marks(shape: Shape, imprints: Imprints, rng: np.random.Generator, ink: str | None) -> tuple[SideMark, SideMark]:
     """Front and back. Capsules print a code on either half; some tablets have a score line on the back."""
     if shape is Shape.CAPSULE:
         front = imprints.take(4, False)

@@ -252,9 +252,7 @@ def shade(surface: PillSurface, light_xyz: tuple[float, float, float], ambient: 
     half /= np.linalg.norm(half)
     diffuse, mirror = cv2.split(cv2.max(cv2.transform(surface.normal_HWC_f32, np.stack([light, half])), 0.0))
     key_light = (1 - ambient) / max(float(light[2]), 0.2)
-    lit = cv2.addWeighted(
-        surface.ambient_HW_f32, ambient, cv2.multiply(diffuse, surface.key_HW_f32), key_light, 0.0
-    )
+    lit = cv2.addWeighted(surface.ambient_HW_f32, ambient, cv2.multiply(diffuse, surface.key_HW_f32), key_light, 0.0)
     sheen = cv2.multiply(cv2.pow(mirror, surface.shininess), 235.0 * surface.gloss)
     color = cv2.multiply(surface.albedo_HWC_f32, cv2.merge([lit] * 3), scale=255.0)
     red, green, blue = cv2.split(cv2.add(color, cv2.merge([sheen] * 3), dtype=cv2.CV_8U))

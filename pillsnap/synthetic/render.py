@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pillsnap.synthetic import camera
-from pillsnap.synthetic.camera import Shadow
 from pillsnap.synthetic.backgrounds import TEXTURE_PX, VARIANTS, background_texture
+from pillsnap.synthetic.camera import Shadow
 from pillsnap.synthetic.conditions import RealCondition, StudioCondition, stable_rng
 from pillsnap.synthetic.drugs import PillDesign
 from pillsnap.synthetic.pill import LONG_PX, PillSurface, build_surface, shade

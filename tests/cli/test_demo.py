@@ -88,8 +88,9 @@ def test_a_process_of_its_own_is_shown_as_it_speaks_and_its_failure_is_told(
 
 def test_who_is_told_to_stop_leaves_no_grandchild() -> None:
     """As ``mlflow run``, which ends at SIGTERM and leaves its child."""
-    child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
-    parent = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}]); print(p.pid, flush=True); p.wait()"
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    child = f"child = subprocess.Popen([sys.executable, '-c', {deaf!r}])"
+    parent = f"import subprocess, sys; {child}; print(child.pid, flush=True); child.wait()"
     with subprocess.Popen(
         [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:

@@ -249,9 +249,10 @@ def export_step(run: TrackedRun, checkpoint: Path, manifest: Manifest, workspace
 
 def evaluate_step(run: TrackedRun, bundle: Path, manifest: Manifest, workspace: Path, policy: Policy) -> Path:
     """Measure the bundle on the test split; evidence and pictures go to the run. Returns the report's folder."""
+    from pillsnap.core.cpu import usable_cores
+    from pillsnap.core.evidence import EVALUATION_FOLDER
     from pillsnap.evaluation.evidence import evaluate
     from pillsnap.evaluation.report import figures_table, write_report
-    from pillsnap.inference.session import usable_cores
 
     with Progress() as progress:
         result = evaluate(
@@ -261,8 +262,8 @@ def evaluate_step(run: TrackedRun, bundle: Path, manifest: Manifest, workspace: 
             threads=min(usable_cores(), policy.latency_profile.most_threads),
             progress=lambda done, total: progress("test images", done, total),
         )
-    folder = write_report(result, manifest, run_folder(workspace, run) / "evaluation")
-    run.log_folder(folder, "evaluation")
+    folder = write_report(result, manifest, run_folder(workspace, run) / EVALUATION_FOLDER)
+    run.log_folder(folder, EVALUATION_FOLDER)
     run.log_metrics({f"test_{name}": metric.value for name, metric in result.evidence.metrics.items()})
     click.echo(figures_table(result.evidence))
     for note in result.evidence.notes:
@@ -272,9 +273,8 @@ def evaluate_step(run: TrackedRun, bundle: Path, manifest: Manifest, workspace: 
 
 def gate_step(run: TrackedRun, bundle: Path, evaluation: Path, manifest: Manifest, policy: Policy) -> Decision:
     """Judge the evidence; the decision goes to the run."""
-    from pillsnap.core.evidence import Evidence
+    from pillsnap.core.evidence import EVIDENCE_FILE, Evidence
     from pillsnap.core.files import sha256_file
-    from pillsnap.evaluation.report import EVIDENCE_FILE
     from pillsnap.gate.decision import decide
 
     decision = decide(

@@ -19,15 +19,16 @@ from torch import Tensor, nn
 
 from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.core.experiment import ModelConfig
-from pillsnap.core.preprocessing import PreprocessingSpec
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 
 _log = logging.getLogger(__name__)
 
 
 _RESERVED = frozenset({"num_classes", "in_chans", "drop_rate", "drop_path_rate", "pretrained"})
 CLASSIFIER_STD = 0.01
-"""Of a new classifier's weights, as in torchvision's MobileNetV2. timm starts them at ±1/sqrt(K): with few classes the
-first logits are as large as ±10, and the first updates tear the pretrained features apart."""
+"""Of the weights of a new classifier on a pretrained backbone, as in torchvision's MobileNetV2. timm starts them at
+±1/sqrt(K): with few classes the first logits are as large as ±10, and the first updates tear the features apart. Where
+the backbone starts from random weights too, timm's own start stands: small nets learned less from a small one."""
 
 
 class PillNet(nn.Module):
@@ -126,8 +127,6 @@ def create_net(model: ModelConfig, preprocessing: PreprocessingSpec, num_classes
         _require_loaded(backbone, timm.create_model(model.backbone, pretrained=False, **arguments), model)
         trained_with: dict[str, Any] = getattr(backbone, "pretrained_cfg", {}) or {}
         note_other_statistics(trained_with.get("mean"), trained_with.get("std"), preprocessing)
-    if not (model.pretrained and keeps_classifier(backbone)):
-        _start_classifier_small(backbone)
     return PillNet(backbone, preprocessing)
 
 
@@ -138,7 +137,8 @@ def keeps_classifier(backbone: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _start_classifier_small(backbone: nn.Module) -> None:
+def start_classifier_small(backbone: nn.Module) -> None:
+    """Give a new classifier small weights and no bias (`CLASSIFIER_STD`)."""
     head = head_prefixes(backbone)
     for name, parameter in backbone.named_parameters():
         if name.startswith(head) and name.endswith(".weight") and parameter.ndim > 1:

@@ -27,6 +27,7 @@ from pillsnap.training.backbone import (
     keeps_classifier,
     listed,
     note_other_statistics,
+    start_classifier_small,
 )
 from pillsnap.training.checkpoint import Checkpoint
 from pillsnap.training.packaged_weights import PREFIX, PackagedWeights, find_packaged_weights
@@ -97,6 +98,8 @@ def _of_timm(net: PillNet, config: ExperimentConfig) -> StartWeights:
         return StartWeights("random", "", "new")
     published = getattr(net.backbone, "pretrained_cfg", {}) or {}
     head = "kept" if keeps_classifier(net.backbone) else "new"
+    if head == "new":
+        start_classifier_small(net.backbone)
     if model.weights is not None:
         path = Path(model.weights)
         return _published(model.weights, sha256_file(path), head, f"file {path.name}", "")
@@ -119,6 +122,7 @@ def _of_package(net: PillNet, packaged: PackagedWeights, config: ExperimentConfi
     ours = net.backbone.state_dict()
     _require_fit(body, {name: value for name, value in ours.items() if not name.startswith(head)}, packaged.key, config)
     net.backbone.load_state_dict({**ours, **body})
+    start_classifier_small(net.backbone)
     note_other_statistics(packaged.mean, packaged.std, config.preprocessing)
     origin = f"Python package {packaged.distribution} {packaged.version}, trained on ImageNet-1k"
     return _published(packaged.key, packaged.sha256, "new", origin, packaged.license)
@@ -140,6 +144,7 @@ def _take_over(net: PillNet, path: Path, config: ExperimentConfig, kcodes: Seque
         raise TrainingError(f"model.weights: {path}: no such file (a relative path starts at {Path.cwd()})")
     checkpoint = Checkpoint.load(path)
     head = tuple(f"backbone.{prefix}" for prefix in head_prefixes(net.backbone))
+    start_classifier_small(net.backbone)
     state = net.state_dict()
     theirs = checkpoint.state_dict
     body = {name: value for name, value in theirs.items() if not name.startswith(head)}

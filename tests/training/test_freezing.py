@@ -10,7 +10,7 @@ from torch import nn
 
 from pillsnap.core.errors import ConfigError
 from pillsnap.core.experiment import ExperimentConfig
-from pillsnap.core.preprocessing import PreprocessingSpec
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 from pillsnap.training.backbone import PillNet, create_net
 from pillsnap.training.freezing import Freezer, keeps_batch_norms
 from pillsnap.training.trainer import _Trainer

@@ -17,9 +17,9 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
+from pillsnap.core.cpu import usable_cores
 from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
-from pillsnap.inference.session import usable_cores
 from pillsnap.tuning.study import ERROR, RETRIES, RETRY_OF, WORKER, best_of, counted, over
 from pillsnap.tuning.supervisor import Supervisor
 from pillsnap.tuning.words import fate

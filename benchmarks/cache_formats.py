@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from pillsnap.core.errors import ImageError
 from pillsnap.core.images import IMAGE_SUFFIXES
-from pillsnap.core.preprocessing import InferencePreprocessor, PreprocessingSpec
+from pillsnap.core.preprocessing import InferencePreprocessor
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 from pillsnap.synthetic.dataset import DemoSpec, render_dataset
 
 Image = NDArray[np.uint8]

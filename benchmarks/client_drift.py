@@ -20,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pillsnap.clients.phone import PhoneClient
+from pillsnap.core.cpu import usable_cores
 from pillsnap.core.errors import ImageError
 from pillsnap.core.images import IMAGE_SUFFIXES, read_image_bytes
-from pillsnap.core.preprocessing import ClaheSpec, InferencePreprocessor, PreprocessingSpec
-from pillsnap.inference.session import PillSession, usable_cores
+from pillsnap.core.preprocessing import InferencePreprocessor
+from pillsnap.core.preprocessing_spec import ClaheSpec, PreprocessingSpec
+from pillsnap.inference.session import PillSession
 
 U8 = NDArray[np.uint8]
 

@@ -41,7 +41,7 @@ def fresh_photos(index: int, drugs: int, seeds: list[int]) -> list[tuple[str, st
     model = build_model(design)
     photos = []
     for seed in seeds:
-        for condition in choose_real(seed, design.index, 1):
+        for condition in choose_real(seed, design.index, 30):
             image, quality = render_real(model, condition, seed)
             _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
             photos.append((design.kcode, f"{seed}/{condition.file_name(design.kcode)}", data.tobytes()))

@@ -22,7 +22,8 @@ from sklearn.preprocessing import StandardScaler
 
 from pillsnap.core.images import decode_rgb
 from pillsnap.core.manifest import Manifest
-from pillsnap.core.preprocessing import ClaheSpec, PreprocessingSpec, UnifiedPreprocessor
+from pillsnap.core.preprocessing import UnifiedPreprocessor
+from pillsnap.core.preprocessing_spec import ClaheSpec, PreprocessingSpec
 
 _SIDE = 128
 _SEEDS = 5

@@ -27,7 +27,7 @@ import numpy as np
 
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.core.manifest import Manifest
-from pillsnap.core.preprocessing import PreprocessingSpec
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 from pillsnap.data.cache import PreparedCache
 
 _SHARED = 0.95

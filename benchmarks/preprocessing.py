@@ -25,13 +25,8 @@ from pillsnap.core.errors import ImageError
 from pillsnap.core.image_header import read_header
 from pillsnap.core.image_validator import ImageValidator
 from pillsnap.core.images import IMAGE_SUFFIXES, decode_rgb, read_image_bytes, reduction
-from pillsnap.core.preprocessing import (
-    REDUCED_TOLERANCE_LEVELS,
-    ClaheSpec,
-    InferencePreprocessor,
-    PreprocessingSpec,
-    UnifiedPreprocessor,
-)
+from pillsnap.core.preprocessing import InferencePreprocessor, UnifiedPreprocessor
+from pillsnap.core.preprocessing_spec import REDUCED_TOLERANCE_LEVELS, ClaheSpec, PreprocessingSpec
 
 TARGET = 512
 PHONE_SIDE = 3000

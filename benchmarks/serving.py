@@ -29,9 +29,10 @@ import numpy as np
 import psutil
 import requests
 
+from pillsnap.core.cpu import usable_cores
 from pillsnap.core.preprocessing import UnifiedPreprocessor
 from pillsnap.evaluation.latency import hardware_name
-from pillsnap.inference.session import PillSession, usable_cores
+from pillsnap.inference.session import PillSession
 
 Times = list[float]
 """Milliseconds of each request."""

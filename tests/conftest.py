@@ -50,6 +50,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Servers and browsers first: at the end one worker would wait for the other."""
     items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
 
+from pillsnap.core.process_environment import prepare_environment
+
+prepare_environment()  # here, because some tests import torch before anything of PillSnap's that does it
+
 
 @pytest.fixture(scope="session")
 def toys() -> SimpleNamespace:

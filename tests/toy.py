@@ -18,7 +18,7 @@ from pillsnap.core.bundle import RETIRED_LOGIT, BundleClass, BundleMetadata, Pro
 from pillsnap.core.catalog import Catalog, Drug
 from pillsnap.core.files import sha256_bytes
 from pillsnap.core.manifest import ROW_SCHEMA, Manifest
-from pillsnap.core.preprocessing import ClaheSpec, PreprocessingSpec
+from pillsnap.core.preprocessing_spec import ClaheSpec, PreprocessingSpec
 
 SIDE = 32
 COLORS = np.asarray(

@@ -150,10 +150,10 @@ def verify(manifest_dir: Path, workers: int) -> None:
 @click.option("--out", type=_FOLDER, required=True, help="Folder for drugs.json, studio and real_photos.")
 @click.option("--drugs", type=click.IntRange(min=2), default=100, show_default=True, help="Number of drugs.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same pictures.")
-@click.option("--studio-per-drug", type=int, default=42, show_default=True, help="Studio images a drug.")
-@click.option("--real-per-sitting", type=int, default=3, show_default=True, help="Real photos (rotations) a sitting.")
+@click.option("--studio-per-drug", type=int, default=15, show_default=True, help="Studio images per drug.")
+@click.option("--real-per-drug", type=int, default=35, show_default=True, help="Real photos per drug, 1 to 240.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="0: one for each core.")
-def render(out: Path, drugs: int, seed: int, studio_per_drug: int, real_per_sitting: int, workers: int) -> None:
+def render(out: Path, drugs: int, seed: int, studio_per_drug: int, real_per_drug: int, workers: int) -> None:
     """Render the embedded demo pictures: synthetic pills whose files follow the real naming."""
     from pillsnap.synthetic.dataset import DemoSpec, render_dataset
 
@@ -161,7 +161,7 @@ def render(out: Path, drugs: int, seed: int, studio_per_drug: int, real_per_sitt
         drugs=drugs,
         seed=seed,
         studio_per_drug=studio_per_drug,
-        real_rotations_per_sitting=real_per_sitting,
+        real_per_drug=real_per_drug,
         workers=workers or None,
     )
     with Progress() as progress:

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from pillsnap import __version__
-from pillsnap.core.errors import PillSnapError
+from pillsnap.core.errors import PillSnapError, TrainingError
 
 _BASE = ("mlflow", "onnxruntime", "onnx", "opencv-python", "numpy", "pyarrow", "pydantic", "scikit-learn", "sqlalchemy")
 _TRAIN = ("torch", "torchvision", "timm", "optuna", "onnxscript")
@@ -69,6 +69,7 @@ def _examine() -> Iterator[_Finding]:
         "needed only for bundles that name it as their engine: pip install 'pillsnap[openvino]' -c constraints.txt",
     )
     yield _device()
+    yield from _packaged_weights()
     yield from _project_files()
     yield _disk()
     yield from _store()
@@ -96,6 +97,21 @@ def _device() -> _Finding:
 
     device = Device.choose(mixed_precision=True)
     return _Finding("ok", f"trains on {device} ({os.cpu_count()} cores)")
+
+
+def _packaged_weights() -> Iterator[_Finding]:
+    """Which backbones can start from pretrained weights without a model hub."""
+    from pillsnap.training.packaged_weights import PACKAGED_WEIGHTS
+
+    for entry in PACKAGED_WEIGHTS:
+        what = f"{entry.backbone} can start from ImageNet weights: model.weights={entry.key} ({entry.license})"
+        try:
+            entry.require()
+        except TrainingError as error:
+            missing = entry.find() is None
+            yield _Finding("note", what if missing else f"{entry.backbone}: {error}", entry.install)
+        else:
+            yield _Finding("ok", what)
 
 
 def _loads(module: str) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from pillsnap.cli.options import name_option
 
@@ -22,9 +24,14 @@ def identify(photos: tuple[Path, ...], name: str, alias: str, bundle: Path | Non
     from pillsnap.core.images import read_image_bytes
     from pillsnap.inference.session import PillSession
 
+    asked = click.get_current_context().get_parameter_source
+    plain = bundle is None and asked("name") == asked("alias") == ParameterSource.DEFAULT
+    beside = _bundle_beside(photos) if plain else None
     with ExitStack() as stack:
         if bundle is not None:
             session, who = PillSession.load(bundle), str(bundle)
+        elif beside is not None:
+            session, who = PillSession.load(beside), f"{beside} (beside the photos; no gate has promoted it)"
         else:
             from pillsnap.registry.champion import champion_session
 
@@ -48,3 +55,15 @@ def identify(photos: tuple[Path, ...], name: str, alias: str, bundle: Path | Non
                 click.echo(f"  {answer.rank}. {answer.confidence:6.1%}  {drug}")
     if unusable:
         raise ImageError(f"{len(unusable)} of {len(photos)} photos cannot be used:\n" + "\n".join(unusable))
+
+
+def _bundle_beside(photos: tuple[Path, ...]) -> Path | None:
+    """The one bundle in the folder of the photos, where there is no registry yet that could have a champion.
+
+    So ``pillsnap identify examples/*.jpg`` answers right after the installation.
+    """
+    named = os.environ.get("MLFLOW_TRACKING_URI") or os.environ.get("MLFLOW_REGISTRY_URI")
+    if named or Path("mlflow.db").exists() or len({photo.parent for photo in photos}) != 1:
+        return None
+    bundles = sorted(photos[0].parent.glob("*.onnx"))
+    return bundles[0] if len(bundles) == 1 else None

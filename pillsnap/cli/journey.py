@@ -112,10 +112,12 @@ def with_local_weights(config: ExperimentConfig, workspace: Path) -> tuple[Exper
         The experiment, and as tags the runs that the files are from (``weights.run_id``, ``teacher.run_id``).
 
     Raises:
+        ConfigError: no such package of weights is known, or it is one for another backbone.
         StoreError: no such run or model version, or one without a checkpoint.
-        TrainingError: no such file.
+        TrainingError: no such file, or a package that is not installed.
     """
     from pillsnap.tracking.weights import fetch_weights, is_remote
+    from pillsnap.training.packaged_weights import PREFIX, find_packaged_weights
 
     asked = {"weights": ("model.weights", config.model.weights)}
     if config.distillation is not None:
@@ -126,6 +128,8 @@ def with_local_weights(config: ExperimentConfig, workspace: Path) -> tuple[Exper
             fetched = fetch_weights(weights, workspace / "weights", key)
             _log.info("%s: %s is the best checkpoint of run %s", key, weights, fetched.run_id)
             files[key], runs[f"{tag}.run_id"] = str(fetched.path), fetched.run_id
+        elif tag == "weights" and weights is not None and weights.startswith(PREFIX):
+            find_packaged_weights(weights, config.model.backbone).require()
         elif weights is not None and not (Path(weights).is_file() or (tag == "teacher" and Path(weights).is_dir())):
             # said before any picture is prepared
             raise TrainingError(f"{key}: {weights}: no such file (a relative path starts at {Path.cwd()})")
@@ -193,8 +197,11 @@ def train_step(
         run.log_metrics({key: value for key, value in entry.items() if key != "epoch"}, int(entry["epoch"]))
     run.set_tags({"pillsnap.stopped": result.stopped})
     if result.weights is not None:
-        facts = {**asdict(result.weights), "learned_from": ", ".join(result.weights.learned_from)}
+        started = asdict(result.weights)
+        first = started.pop("first_weights") or {}
+        facts = {**started, "learned_from": ", ".join(result.weights.learned_from)}
         run.set_tags({f"weights.{key}": value for key, value in facts.items() if value})
+        run.set_tags({f"first_weights.{key}": value or "not known" for key, value in first.items()})
     draw_learning_curves(result.history, folder / "learning_curves.png")
     run.log_file(folder / "learning_curves.png")
     write_bytes(folder / "report.md", training_report(config.name, result.history, result.best_epoch).encode())
@@ -242,9 +249,10 @@ def export_step(run: TrackedRun, checkpoint: Path, manifest: Manifest, workspace
 
 def evaluate_step(run: TrackedRun, bundle: Path, manifest: Manifest, workspace: Path, policy: Policy) -> Path:
     """Measure the bundle on the test split; evidence and pictures go to the run. Returns the report's folder."""
+    from pillsnap.core.cpu import usable_cores
+    from pillsnap.core.evidence import EVALUATION_FOLDER
     from pillsnap.evaluation.evidence import evaluate
     from pillsnap.evaluation.report import figures_table, write_report
-    from pillsnap.inference.session import usable_cores
 
     with Progress() as progress:
         result = evaluate(
@@ -254,8 +262,8 @@ def evaluate_step(run: TrackedRun, bundle: Path, manifest: Manifest, workspace: 
             threads=min(usable_cores(), policy.latency_profile.most_threads),
             progress=lambda done, total: progress("test images", done, total),
         )
-    folder = write_report(result, manifest, run_folder(workspace, run) / "evaluation")
-    run.log_folder(folder, "evaluation")
+    folder = write_report(result, manifest, run_folder(workspace, run) / EVALUATION_FOLDER)
+    run.log_folder(folder, EVALUATION_FOLDER)
     run.log_metrics({f"test_{name}": metric.value for name, metric in result.evidence.metrics.items()})
     click.echo(figures_table(result.evidence))
     for note in result.evidence.notes:
@@ -265,9 +273,8 @@ def evaluate_step(run: TrackedRun, bundle: Path, manifest: Manifest, workspace: 
 
 def gate_step(run: TrackedRun, bundle: Path, evaluation: Path, manifest: Manifest, policy: Policy) -> Decision:
     """Judge the evidence; the decision goes to the run."""
-    from pillsnap.core.evidence import Evidence
+    from pillsnap.core.evidence import EVIDENCE_FILE, Evidence
     from pillsnap.core.files import sha256_file
-    from pillsnap.evaluation.report import EVIDENCE_FILE
     from pillsnap.gate.decision import decide
 
     decision = decide(

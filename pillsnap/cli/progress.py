@@ -12,16 +12,21 @@ import click
 
 _log = logging.getLogger(__name__)
 _LINE_SECONDS = 10.0
-_TRAINING_LINE_SECONDS = 60.0
+_FIRST_GUESS_S = 5.0
+_LONG_TRAINING_S, _LONG_LINE_SECONDS = 600.0, 60.0
 
 
 class Progress:
-    """Called with stage, done and total; a context manager that closes the bar."""
+    """How far a piece of work is: a bar on a terminal, otherwise a line at once, one every 10 s, and one at the end.
+
+    Called with stage, done and total; a context manager that closes the bar.
+    """
 
     def __init__(self) -> None:
         self._bar: Any = None
-        self._stage = ""
-        self._last = time.monotonic()
+        self._stage: str | None = None
+        self._started = self._last = time.monotonic()
+        self._done_at_start = 0
 
     def __enter__(self) -> Progress:
         return self
@@ -33,9 +38,21 @@ class Progress:
         """Show how far a stage is."""
         if sys.stderr.isatty():
             self._draw(stage, done, total)
-        elif done == total or time.monotonic() - self._last > _LINE_SECONDS:
-            self._last = time.monotonic()
-            click.echo(f"{stage}: {done} of {total}", err=True)
+            return
+        now = time.monotonic()
+        is_new = stage != self._stage
+        if is_new:
+            self._stage, self._started, self._done_at_start = stage, now, done
+        if is_new or done == total or now - self._last >= _LINE_SECONDS:
+            self._last = now
+            click.echo(f"{stage}: {done:,} of {total:,}{self._to_go(now, done, total)}", err=True)
+
+    def _to_go(self, now: float, done: int, total: int) -> str:
+        """``, 40 s to go``; empty where too little is done to tell."""
+        so_far = done - self._done_at_start
+        if so_far <= 0 or done >= total or now - self._started < 1:
+            return ""
+        return f", {duration((now - self._started) / so_far * (total - done))} to go"
 
     def _draw(self, stage: str, done: int, total: int) -> None:
         from tqdm import tqdm
@@ -48,20 +65,21 @@ class Progress:
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
-        self._bar, self._stage = None, ""
+        self._bar, self._stage = None, None
 
 
 class TrainingProgress:
-    """How far a training is: a bar on a terminal, otherwise a plain line a minute and one an epoch.
+    """How far a training is: a bar on a terminal, otherwise a line every 10 s (after ten minutes: a minute) and one an
+    epoch.
 
-    The time that is left is told after the first epoch of this process, from the epochs of this process: what another
-    process did before says nothing of this machine.
+    The time that is left is told from what this process has done: what another process did before says nothing of this
+    machine.
     """
 
     def __init__(self, epochs: int, updates_per_epoch: int) -> None:
         self._epochs = epochs
         self._per_epoch = max(updates_per_epoch, 1)
-        self._epochs_before = 0
+        self._epochs_before = 0.0
         self._epoch = 0
         self._started = self._last_line = time.monotonic()
         self._bar: Any = None
@@ -84,7 +102,7 @@ class TrainingProgress:
 
     def goes_on(self, epoch: int, step: int) -> None:
         """``epoch`` epochs and ``step`` updates were done before."""
-        self._epochs_before = self._epoch = epoch
+        self._epoch, self._epochs_before = epoch, step / self._per_epoch
         if self._bar is not None:
             self._bar.initial = step  # its rate and its time to go are those of this process
             self._move_bar(step)
@@ -95,8 +113,8 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.set_postfix_str(figures, refresh=False)
             self._move_bar(step)
-        elif time.monotonic() - self._last_line >= _TRAINING_LINE_SECONDS:
-            self._last_line = time.monotonic()
+        elif (now := time.monotonic()) - self._last_line >= self._line_seconds(now):
+            self._last_line = now
             in_epoch = step - self._epoch * self._per_epoch
             _log.info(
                 "epoch %d of %d, update %d of %d: %s%s",
@@ -117,15 +135,19 @@ class TrainingProgress:
             self._bar.set_description_str(f"epoch {min(epoch + 1, self._epochs)}", refresh=False)
             self._move_bar(epoch * self._per_epoch)
 
+    def _line_seconds(self, now: float) -> float:
+        return _LINE_SECONDS if now - self._started < _LONG_TRAINING_S else _LONG_LINE_SECONDS
+
     def _move_bar(self, step: int) -> None:
         self._bar.n = min(step, self._bar.total)
         self._bar.refresh()
 
     def _to_go(self, epochs_done: float) -> str:
-        """``, 1 h 02 min to go``; empty before the first epoch of this process is done."""
-        if self._epoch <= self._epochs_before:
+        """``, 1 h 02 min to go``; empty where this process has done too little to tell."""
+        taken_s, done = time.monotonic() - self._started, epochs_done - self._epochs_before
+        if done <= 0 or (taken_s < _FIRST_GUESS_S and done < 1):
             return ""
-        each_s = (time.monotonic() - self._started) / (epochs_done - self._epochs_before)
+        each_s = taken_s / done
         return f", {duration(each_s * (self._epochs - epochs_done))} to go"
 
 

@@ -85,9 +85,10 @@ def serve(
     hosts: tuple[str, ...],
 ) -> None:
     """Answer photos over HTTP with the champion, and follow it: page at /, API under /v1/narrow."""
+    from pillsnap.core.cpu import usable_cores
     from pillsnap.core.errors import ConfigError
     from pillsnap.core.ports import check_free
-    from pillsnap.inference.session import PillSession, usable_cores
+    from pillsnap.inference.session import PillSession
     from pillsnap.serving.guard import api_keys
     from pillsnap.serving.process import run
     from pillsnap.serving.settings import ServeSettings

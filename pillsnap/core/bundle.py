@@ -14,13 +14,15 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from pillsnap.core.errors import BundleError
-from pillsnap.core.preprocessing import PREPROCESSING_VERSION, PreprocessingSpec
+from pillsnap.core.preprocessing_spec import PREPROCESSING_VERSION, PreprocessingSpec
 
 BUNDLE_VERSION = "1"
 INPUT_NAME = "image"
 OUTPUT_NAMES = ("logits", "probabilities")
 RETIRED_LOGIT = -1e9
 """Logit of a class whose drug is retired: finite, and its probability is exactly 0 at any temperature."""
+LARGEST_BUNDLE = 1_000_000_000
+"""Bytes. What is larger is not read at all: six times the most that the gate lets through."""
 LARGEST_8_BIT_WEIGHT = 64
 """Of the int8 weights, so that every processor computes the same sums. One without VNNI adds pairs of products of a
 uint8 activation with an int8 weight in 16 bits, and cuts off what does not fit: 2 · 255 · 64 does, 2 · 255 · 65 not."""
@@ -51,6 +53,19 @@ class BundleClass(BaseModel):
     """The drug left the list: its place is kept, so that no index shifts, but it is never answered."""
 
 
+class FirstWeights(BaseModel):
+    """Published weights that the first training began with; later trainings may have gone on from its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    """Package and version, name at the hub, or file, in words."""
+    sha256: str
+    """Of the file; of a hub's weights: of the loaded tensors."""
+    license: str
+    """SPDX identifier; empty: not known."""
+
+
 class Provenance(BaseModel):
     """Where a bundle came from."""
 
@@ -64,6 +79,8 @@ class Provenance(BaseModel):
     pillsnap_version: str
     also_learned_from: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
     """Hashes of other manifests that the first weights or the teacher learned from, and theirs before them."""
+    first_weights: FirstWeights | None = Field(default=None, exclude_if=lambda value: value is None)
+    """None: the first training began with random weights, or does not say."""
 
 
 class PyTorchParity(BaseModel):

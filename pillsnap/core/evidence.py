@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pillsnap.core.document import StoredDocument
 
 EVIDENCE_VERSION = "2"
+EVIDENCE_FILE = "evidence.json"
+EVALUATION_FOLDER = "evaluation"
+"""Among a run's artifacts: holds the evidence and its report."""
 
 
 class _Frozen(BaseModel):

@@ -6,8 +6,6 @@ mistake is answered with file, key and value.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -15,8 +13,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pillsnap.core.errors import ConfigError
-from pillsnap.core.preprocessing import PreprocessingSpec
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 from pillsnap.core.search import STRENGTH, TuningConfig, overrides_of, search_fault
+from pillsnap.core.yaml_mapping import describe_validation_error, flatten, read_yaml_mapping
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -93,9 +92,15 @@ class TrainingConfig(Section):
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """For fine-tuning: each layer learns at this share of the rate of the layer after it; 1: all at the same rate.
     A layer is a block of the backbone, so deep nets need values near 1."""
+    backbone_lr_scale: float = Field(default=1.0, gt=0, le=1)
+    """For fine-tuning: the backbone learns at this share of base_lr, the classifier at base_lr. layer_decay comes on
+    top."""
+    batch_norm: Literal["auto", "train", "keep"] = "auto"
+    """keep: batch norms compute with the statistics that they started with; train: with those of the batches, which
+    they learn. auto: keep where the training starts from weights, train where it starts from random ones."""
     freeze_epochs: int = Field(default=0, ge=0)
     """For fine-tuning, head first: for so many epochs the backbone keeps its weights and the statistics of its batch
-    norms, and only the classifier learns; then all do."""
+    norms, and only the classifier learns; then all do, the backbone with a warm-up of its own."""
     mix_off_epochs: int = Field(default=0, ge=0)
     """The last so many epochs see images unmixed, as they will be photographed."""
     compile: bool = False
@@ -349,60 +354,6 @@ class ExperimentConfig(Section):
                     raise ConfigError(
                         describe_validation_error(error, f"{source}: tuning.space: {key}={end}")
                     ) from error
-
-
-def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to dotted keys; lists stay values."""
-    flat: dict[str, Any] = {}
-    for key, value in document.items():
-        if isinstance(value, dict) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def read_yaml_mapping(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping. Raises ConfigError that names file and line."""
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file (a relative path starts at {Path.cwd()})") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        raise ConfigError(f"{path}: {line}not valid YAML ({getattr(error, 'problem', error)})") from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: expected keys and values, found {type(document).__name__}")
-    return document
-
-
-def describe_validation_error(
-    error: ValidationError, source: str | Callable[[str], str], known: Collection[str] = ()
-) -> str:
-    """One line per mistake: source, dotted key, value, what is allowed.
-
-    Args:
-        error: what pydantic says.
-        source: the file, or the source of a dotted key where there are several.
-        known: the dotted keys that there are, to name the one that was perhaps meant.
-    """
-    lines = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "(top)"
-        where = source if isinstance(source, str) else source(key)
-        if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-            lines.append(f"{where}: {key}: unknown key; " + (f"is {near[0]} meant?" if near else "check the spelling"))
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            shown = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
-            lines.append(f"{where}: {key}: {message}{shown}")
-    return "\n".join(lines)
 
 
 def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:

@@ -164,6 +164,9 @@ class TuningConfig(_Section):
     ended."""
     heartbeat_s: int = Field(default=30, ge=1)
     """A trial says so often that it lives; one that is silent for four times as long is lost, and tried again."""
+    trials_per_process: int = Field(default=1, ge=1)
+    """So many trials, one after another, share a process: short ones spend longer on its imports than on learning. One
+    process for each keeps the trials of a night apart: what one leaks, the next does not have."""
     retries: int = Field(default=3, ge=0)
     """So often is a trial whose process was killed, or that hung, tried again, from its checkpoint."""
     space: dict[str, SearchRange] = {
@@ -175,7 +178,7 @@ class TuningConfig(_Section):
     or {choices}."""
 
 
-OPERATIONAL = frozenset({"trials", "stalled_after_s", "heartbeat_s", "retries"})
+OPERATIONAL = frozenset({"trials", "stalled_after_s", "heartbeat_s", "retries", "trials_per_process"})
 """Keys of the section that may change while a study goes on: it stays the same study."""
 
 

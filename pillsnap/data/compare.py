@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from pillsnap.core.boxes import BOX_COLUMNS
 from pillsnap.core.catalog import Catalog, Drug
-from pillsnap.core.experiment import flatten
 from pillsnap.core.files import canonical_json
 from pillsnap.core.manifest import SPLITS, Manifest
+from pillsnap.core.yaml_mapping import flatten
 
 WEIGHT_KEY = "training_config.weight"
 _OWN_KIND = frozenset({"path", "sha256", "kcode", "label", "split", "group"})

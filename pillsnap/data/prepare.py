@@ -24,7 +24,7 @@ from pillsnap.core.errors import ConfigError, DataError, PillSnapError
 from pillsnap.core.experiment import AugmentationConfig
 from pillsnap.core.files import read_json, write_json
 from pillsnap.core.manifest import Manifest
-from pillsnap.core.preprocessing import PreprocessingSpec
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 from pillsnap.data.audit import QUARANTINE, AuditLimits, odd_sizes
 from pillsnap.data.audit_report import AUDIT_FILE, write_audit_report
 from pillsnap.data.earlier import EarlierSplits, check_previous, load_earlier

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 import pillsnap
 from pillsnap.clients.phone import PhoneClient
+from pillsnap.core.cpu import usable_cores
 from pillsnap.core.errors import ConfigError
 from pillsnap.core.files import sha256_bytes
 from pillsnap.core.image_header import read_header
 from pillsnap.evaluation.latency import hardware_name
-from pillsnap.inference.session import PillSession, usable_cores
+from pillsnap.inference.session import PillSession
 
 STAGES = ("decode", "crop + resize", "CLAHE", "inference", "rest")
 """Of one photo, in their order; ``rest`` is the ranking."""

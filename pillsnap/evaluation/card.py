@@ -120,7 +120,12 @@ def _origin(evidence: Evidence, metadata: BundleMetadata, decision: Decision | N
         "trained by commit": metadata.provenance.git_commit,
         "judged by commit": evidence.code.get("git_commit", ""),
     }
-    return "**Origin:** " + ", ".join(f"{key} `{value[:40]}`" for key, value in facts.items() if value)
+    origin = "**Origin:** " + ", ".join(f"{key} `{value[:40]}`" for key, value in facts.items() if value)
+    first = metadata.provenance.first_weights
+    if first is not None:
+        terms = f"license {plain(first.license)}" if first.license else "license not known"
+        origin += f". First weights: {plain(first.source)} ({terms}), sha256 `{first.sha256[:12]}`"
+    return origin
 
 
 def _interval(metric: Metric) -> str:

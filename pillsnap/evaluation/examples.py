@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pillsnap.core.images import decode_rgb
 from pillsnap.core.manifest import Manifest
-from pillsnap.core.preprocessing import ClaheSpec, PreprocessingSpec, UnifiedPreprocessor
+from pillsnap.core.preprocessing import UnifiedPreprocessor
+from pillsnap.core.preprocessing_spec import ClaheSpec, PreprocessingSpec
 from pillsnap.evaluation.predict import Predictions
 
 

@@ -15,14 +15,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pillsnap.core.errors import ConfigError
-from pillsnap.core.evidence import Evidence, Metric
+from pillsnap.core.evidence import EVIDENCE_FILE, Evidence, Metric
 from pillsnap.core.manifest import Manifest
 from pillsnap.evaluation.evidence import EvaluationResult
 from pillsnap.evaluation.html_report import HTML_FILE, html_report
 from pillsnap.evaluation.metrics import SHARE_NAMES, interval_of
 from pillsnap.evaluation.pictures import draw_all
 
-EVIDENCE_FILE = "evidence.json"
 PREDICTIONS_FILE = "predictions.parquet"
 REPORT_FILE = "report.md"
 _WORST_CONFUSIONS = 15

@@ -144,6 +144,7 @@ def _metadata(
             run_id=run_id,
             pillsnap_version=__version__,
             also_learned_from=checkpoint.also_learned_from,
+            first_weights=checkpoint.first_weights,
         ),
     )
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -26,8 +27,10 @@ from onnxruntime.quantization.calibrate import MinMaxCalibrater, TensorsData, cr
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from pillsnap.core.bundle import INPUT_NAME, MOST_OVER_MEDIAN, OUTPUT_NAMES
+from pillsnap.core.cpu import usable_cores
 from pillsnap.core.errors import BundleError
 from pillsnap.exporting.hard_swish import join_hard_swish
+from pillsnap.inference.engines import session_options
 
 CALIBRATIONS = {
     "image-median": CalibrationMethod.MinMax,
@@ -116,6 +119,7 @@ def save_ranges(prepared: Path, images_1HWC_u8: Iterable[NDArray[np.uint8]], cal
             calibrate_method=CALIBRATIONS[calibration],
             extra_options={"symmetric": False, **_OPTIONS.get(calibration, {})},
         )
+        calibrator.infer_session = _calibration_session(calibrator.augmented_model_path)
         if calibration == "image-median":
             found = _ranges_of_typical_images(calibrator, images_1HWC_u8, _behind_layers(onnx.load(prepared).graph))
         else:
@@ -123,6 +127,13 @@ def save_ranges(prepared: Path, images_1HWC_u8: Iterable[NDArray[np.uint8]], cal
                 calibrator.collect_data(_OneImage(image_1HWC_u8))
             found = calibrator.compute_data()
         save_tensors_data(found, ranges)
+
+
+def _calibration_session(augmented: str) -> ort.InferenceSession:
+    """In place of the calibrator's own, whose threads spin. As there, the graph is computed as it stands."""
+    options = session_options(usable_cores())
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(augmented, options, providers=["CPUExecutionProvider"])
 
 
 def quantised_graph(

@@ -14,8 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pillsnap.core.errors import ConfigError
-from pillsnap.core.experiment import describe_validation_error, read_yaml_mapping
 from pillsnap.core.files import sha256_json
+from pillsnap.core.yaml_mapping import describe_validation_error, read_yaml_mapping
 
 POLICY_VERSION = 2
 DEFAULT_PATH = Path("registry/policy.yaml")

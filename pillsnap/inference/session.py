@@ -6,7 +6,6 @@ nothing of manifests, metrics or who asks. Legend: N batch, H height, W width, C
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,14 +17,13 @@ import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from pillsnap.core.bundle import INPUT_NAME, LARGEST_8_BIT_WEIGHT, OUTPUT_NAMES, BundleMetadata
+from pillsnap.core.bundle import INPUT_NAME, LARGEST_8_BIT_WEIGHT, LARGEST_BUNDLE, OUTPUT_NAMES, BundleMetadata
+from pillsnap.core.cpu import usable_cores
 from pillsnap.core.errors import BundleError, ConfigError, ImageError
 from pillsnap.core.files import sha256_bytes
 from pillsnap.core.preprocessing import InferencePreprocessor
 from pillsnap.inference.engines import Engine, open_engine
 
-LARGEST_BUNDLE = 1_000_000_000
-"""Bytes. What is larger is not read at all: six times the most that the gate lets through."""
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 """Operator sets that ONNX Runtime itself has."""
 
@@ -177,12 +175,6 @@ class PillSession:
                     "(images, classes of the metadata); export it again"
                 )
         return outputs
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _read(path: Path) -> bytes:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import getpass
 import os
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-import flask
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pillsnap.core.errors import ConfigError, GateRefusedError
-from pillsnap.core.experiment import describe_validation_error, read_yaml_mapping
+from pillsnap.core.yaml_mapping import describe_validation_error, read_yaml_mapping
 
 VARIABLE = "PILLSNAP_REGISTRY_ROLES"
 
@@ -75,7 +75,8 @@ def current_actor() -> Actor:
 
 
 def _name() -> str:
-    if flask.has_request_context():
+    flask = sys.modules.get("flask")  # MLflow's server has loaded it; where nobody has, there is no request
+    if flask is not None and flask.has_request_context():
         return str(getattr(flask.g, "mlflow_authenticated_user", None) or "anonymous")
     try:
         return f"local:{getpass.getuser()}"

@@ -22,9 +22,9 @@ from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import validate_path_is_safe
 
+from pillsnap.core.bundle import LARGEST_BUNDLE
 from pillsnap.core.errors import DataError, GateRefusedError, PillSnapError
 from pillsnap.gate.admission import VersionFacts
-from pillsnap.inference.session import LARGEST_BUNDLE
 from pillsnap.registry.versions import version_facts
 from pillsnap.tracking.fetching import MODEL_FILE, model_digests
 

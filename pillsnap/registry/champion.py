@@ -8,31 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mlflow.entities.model_registry import ModelVersion
-
 from pillsnap.core.errors import GateRefusedError, StoreError
-from pillsnap.gate.admission import CHAMPION, check_bound, check_verdict
-from pillsnap.gate.envelope import Statement
-from pillsnap.gate.keys import KeyRing
+from pillsnap.gate.admission import CHAMPION
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.inference.session import PillSession
-from pillsnap.registry.versions import VersionFiles, aliased_version, check_alias, trusted_statement, version_files
+from pillsnap.registry.versions import aliased_version, check_alias, proven_files
 from pillsnap.tracking.store import connect
-
-
-@contextmanager
-def proven_files(entry: ModelVersion, alias: str, ring: KeyRing) -> Iterator[tuple[VersionFiles, Statement]]:
-    """The files of a version that has proven itself for ``alias``, with what the gate signed of them.
-
-    Raises:
-        GateRefusedError: no envelope of a trusted key, or one for another version, other files or too low a verdict.
-        StoreError: the files cannot be had.
-    """
-    statement = trusted_statement(entry, ring)
-    check_verdict(statement, alias)
-    with version_files(entry) as files:
-        check_bound(statement, files.facts)
-        yield files, statement
 
 
 @contextmanager

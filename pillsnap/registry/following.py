@@ -23,8 +23,7 @@ from pillsnap.gate.admission import check_bound, check_verdict, facts_of
 from pillsnap.gate.envelope import ENVELOPE_TAG, Statement, open_envelope
 from pillsnap.gate.keys import KeyRing
 from pillsnap.gate.trust import TrustRoot
-from pillsnap.registry.champion import proven_files
-from pillsnap.registry.versions import aliased_version, check_alias
+from pillsnap.registry.versions import aliased_version, check_alias, proven_files
 from pillsnap.tracking.fetching import MODEL_FILE, model_digests
 from pillsnap.tracking.store import connect
 

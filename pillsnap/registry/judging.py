@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 import pillsnap
+from pillsnap.core.cpu import usable_cores
 from pillsnap.core.errors import (
     BundleError,
     DataError,
@@ -31,11 +32,12 @@ from pillsnap.core.errors import (
     StoreError,
     TamperedError,
 )
+from pillsnap.core.evidence import EVALUATION_FOLDER, EVIDENCE_FILE
 from pillsnap.core.files import sha256_bytes, sha256_file
 from pillsnap.core.manifest import Manifest
 from pillsnap.evaluation.card import model_card, plain
 from pillsnap.evaluation.evidence import EvaluationResult, evaluate
-from pillsnap.evaluation.report import EVIDENCE_FILE, write_report
+from pillsnap.evaluation.report import write_report
 from pillsnap.gate.admission import CANDIDATE, CHAMPION, VersionFacts, facts_of
 from pillsnap.gate.champion_check import is_missing_comparison
 from pillsnap.gate.decision import Decision, Verdict, decide, manifest_reasons
@@ -43,12 +45,12 @@ from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, Statement, seal
 from pillsnap.gate.keys import KeyRing
 from pillsnap.gate.policy import Policy
 from pillsnap.gate.trust import TrustRoot
-from pillsnap.inference.session import PillSession, usable_cores
-from pillsnap.registry.champion import proven_files
+from pillsnap.inference.session import PillSession
 from pillsnap.registry.versions import (
     aliased_version,
     find_version,
     former_champions,
+    proven_files,
     statement_of,
     version_files,
 )
@@ -59,8 +61,6 @@ from pillsnap.tracking.store import first_line, store_errors
 EXPERIMENT = "pillsnap-gate"
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
-REPORT = "evaluation"
-"""The folder of the run's artifacts that holds evidence and report."""
 _NO = {"", "no", "false", "0"}
 """A tag ``candidate`` with such a value asks for nothing."""
 
@@ -136,7 +136,9 @@ def judge(
                     f"{name} version {entry.version} cannot be judged: {unfit}. Its word ({before.verdict}) "
                     "stands, and nothing was signed; give the manifest that it belongs to"
                 )
-            report = write_report(measured.result, manifest, Path(folder) / REPORT) if measured.result else None
+            report = (
+                write_report(measured.result, manifest, Path(folder) / EVALUATION_FOLDER) if measured.result else None
+            )
             statement = _state(case, measured, before, run.run_id, report)
             envelope = seal(statement, key)
             description = _describe(measured, statement, run)
@@ -296,7 +298,7 @@ def _state(case: _Case, measured: _Measured, before: Statement | None, run_id: s
 def _keep(run: TrackedRun, statement: Statement, envelope: str, description: str, report: Path | None) -> None:
     """Evidence, report, card and envelope as artifacts of the gate's run: there before the word is handed in."""
     if report is not None:
-        run.log_folder(report, REPORT)
+        run.log_folder(report, EVALUATION_FOLDER)
     run.log_text(envelope, "gate/envelope.json")
     run.log_text(description, "gate/model_card.md")
     run.set_tags(

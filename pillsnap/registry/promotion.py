@@ -14,24 +14,22 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import GateRefusedError, StoreError, TamperedError
-from pillsnap.core.evidence import Evidence
+from pillsnap.core.evidence import EVALUATION_FOLDER, EVIDENCE_FILE, Evidence
 from pillsnap.core.files import sha256_file
-from pillsnap.evaluation.report import EVIDENCE_FILE
 from pillsnap.gate.admission import CANDIDATE, CHAMPION
 from pillsnap.gate.envelope import Statement
 from pillsnap.gate.keys import KeyRing
 from pillsnap.gate.trust import TrustRoot
-from pillsnap.registry.champion import proven_files
-from pillsnap.registry.judging import REPORT
 from pillsnap.registry.versions import (
     aliased_version,
     check_alias,
     find_version,
     former_champions,
+    proven_files,
     statement_of,
     trusted_statement,
 )
-from pillsnap.tracking.run import find_artifact
+from pillsnap.tracking.fetching import find_artifact
 from pillsnap.tracking.store import connect, first_line, store_errors
 
 _MOST_MOVED = 10
@@ -114,7 +112,7 @@ def evidence_of(entry: ModelVersion, ring: KeyRing) -> tuple[Statement, Evidence
     """
     statement = trusted_statement(entry, ring)
     with tempfile.TemporaryDirectory(prefix="pillsnap-") as folder:
-        path = find_artifact(statement.evidence_run_id, f"{REPORT}/{EVIDENCE_FILE}", Path(folder))
+        path = find_artifact(statement.evidence_run_id, f"{EVALUATION_FOLDER}/{EVIDENCE_FILE}", Path(folder))
         if sha256_file(path) != statement.evidence_sha256:
             raise TamperedError(
                 f"{entry.name} version {entry.version}: the evidence in run {statement.evidence_run_id} is not the one "

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import ConfigError, GateRefusedError, StoreError, TamperedError
-from pillsnap.gate.admission import NEEDED, VersionFacts
+from pillsnap.gate.admission import NEEDED, VersionFacts, check_bound, check_verdict
 from pillsnap.gate.envelope import ENVELOPE_TAG, Statement, open_envelope
 from pillsnap.gate.keys import KeyRing
 from pillsnap.registry.rules import FORMER_CHAMPIONS_TAG, former_champions_in
@@ -145,6 +145,21 @@ def trusted_statement(entry: ModelVersion, ring: KeyRing) -> Statement:
             f"pillsnap registry submit {entry.version} --name {entry.name}"
         )
     return statement
+
+
+@contextmanager
+def proven_files(entry: ModelVersion, alias: str, ring: KeyRing) -> Iterator[tuple[VersionFiles, Statement]]:
+    """The files of a version that has proven itself for ``alias``, with what the gate signed of them.
+
+    Raises:
+        GateRefusedError: no envelope of a trusted key, or one for another version, other files or too low a verdict.
+        StoreError: the files cannot be had.
+    """
+    statement = trusted_statement(entry, ring)
+    check_verdict(statement, alias)
+    with version_files(entry) as files:
+        check_bound(statement, files.facts)
+        yield files, statement
 
 
 def aliased_version(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:

@@ -46,31 +46,76 @@ def _tinted(rgb: tuple[int, int, int], gain_HW: F32) -> F32:
     return np.asarray(gain_HW[..., None] * np.array(rgb, dtype=np.float32), dtype=np.float32)
 
 
-def _curve(rng: np.random.Generator) -> NDArray[np.int32]:
-    """A long, slightly bent line across the texture."""
-    angle = rng.uniform(0, np.pi)
-    along = np.linspace(-0.8, 0.8, 40) * TEXTURE_PX
-    bend = rng.uniform(-0.6, 0.6) * along**2 / TEXTURE_PX + rng.uniform(-0.5, 0.5) * TEXTURE_PX
-    x = TEXTURE_PX / 2 + along * np.cos(angle) - bend * np.sin(angle)
-    y = TEXTURE_PX / 2 + along * np.sin(angle) + bend * np.cos(angle)
-    return np.round(np.stack([x, y], axis=1)).astype(np.int32).reshape(-1, 1, 2)
+def _curve(points_xy: NDArray[np.float64]) -> NDArray[np.int32]:
+    """A smooth line through points given as shares of the texture's side (a uniform Catmull-Rom spline)."""
+    padded = np.concatenate([2 * points_xy[:1] - points_xy[1:2], points_xy, 2 * points_xy[-1:] - points_xy[-2:-1]])
+    t = np.linspace(0, 1, 16, endpoint=False)[:, None]
+    pieces = []
+    for a, b, c, d in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
+        pieces.append(0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3))
+    line = np.concatenate([*pieces, points_xy[-1:]]) * TEXTURE_PX
+    return np.round(line).astype(np.int32).reshape(-1, 1, 2)
+
+
+# A right hand, fingers up, thumb to the left: the lines that palms have in common, strongest first.
+_PALM_LINES: tuple[tuple[float, tuple[tuple[float, float], ...]], ...] = (
+    (1.00, ((0.02, 0.36), (0.22, 0.38), (0.40, 0.50), (0.47, 0.68), (0.46, 0.86), (0.40, 1.02))),
+    (0.90, ((0.03, 0.37), (0.26, 0.36), (0.52, 0.43), (0.74, 0.54), (0.90, 0.62))),
+    (0.95, ((1.01, 0.36), (0.80, 0.38), (0.60, 0.33), (0.46, 0.24), (0.40, 0.17))),
+    (0.45, ((0.56, 1.00), (0.55, 0.78), (0.57, 0.58), (0.58, 0.38))),
+    (0.35, ((0.86, 0.95), (0.78, 0.74), (0.76, 0.56), (0.78, 0.42))),
+    (0.55, ((0.06, 0.11), (0.18, 0.14), (0.29, 0.10))),
+    (0.55, ((0.29, 0.08), (0.41, 0.11), (0.54, 0.08))),
+    (0.55, ((0.54, 0.09), (0.67, 0.13), (0.79, 0.10))),
+    (0.50, ((0.79, 0.13), (0.89, 0.18), (1.00, 0.17))),
+)
+
+
+def _palm_creases(rng: np.random.Generator) -> F32:
+    """How deep the skin is folded, 0..1: the lines of the hand, their branches, and the fine net between them."""
+    deep = np.zeros((TEXTURE_PX, TEXTURE_PX), dtype=np.uint8)
+    fine = np.zeros_like(deep)
+    for strength, points in _PALM_LINES:
+        line = _curve(np.array(points) + rng.normal(0, 0.014, (len(points), 2)))
+        cv2.polylines(deep, [line], False, round(255 * strength), 2 + round(3 * strength), cv2.LINE_AA)
+        for start in line[rng.integers(len(line), size=round(7 * strength))]:
+            step = rng.normal(0, 0.07, 2) * TEXTURE_PX
+            branch = np.stack([start[0], start[0] + 0.5 * step + rng.normal(0, 6, 2), start[0] + step])
+            cv2.polylines(fine, [branch.astype(np.int32)], False, round(230 * strength), 2, cv2.LINE_AA)
+    middle = rng.random((260, 1, 2)) * TEXTURE_PX
+    angle = rng.choice([0.35, 1.25, 2.3], 260) + rng.normal(0, 0.22, 260)
+    reach = (rng.gamma(2.0, 14.0, 260)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1))[:, None]
+    for line in np.round(
+        np.concatenate([middle - reach, middle + rng.normal(0, 4, reach.shape), middle + reach], axis=1)
+    ):
+        cv2.polylines(fine, [line.astype(np.int32)], False, int(rng.integers(40, 150)), 1, cv2.LINE_AA)
+    soft = 0.55 * cv2.GaussianBlur(deep.astype(np.float32), (0, 0), 2.2)
+    soft += 0.75 * cv2.GaussianBlur(deep.astype(np.float32), (0, 0), 7.0)
+    return np.asarray((soft + 0.7 * cv2.GaussianBlur(fine.astype(np.float32), (0, 0), 1.1)) / 255, dtype=np.float32)
 
 
 def _palm(rng: np.random.Generator, variant: int) -> F32:
-    creases = np.zeros((TEXTURE_PX, TEXTURE_PX), dtype=np.uint8)
-    for _ in range(5):
-        cv2.polylines(creases, [_curve(rng)], False, int(rng.integers(140, 255)), int(rng.integers(3, 7)))
-    fine = np.zeros_like(creases)
-    for _ in range(70):
-        cv2.polylines(fine, [_curve(rng)], False, int(rng.integers(60, 200)), 1)
-    gain = 1 + 0.055 * _smooth_noise(rng, 6, 6) + 0.02 * _smooth_noise(rng, 60, 60) + 0.018 * _fine_noise(rng, 1.2)
-    gain -= 0.30 * cv2.GaussianBlur(creases.astype(np.float32) / 255, (0, 0), 4.5)
-    gain -= 0.09 * cv2.GaussianBlur(fine.astype(np.float32) / 255, (0, 0), 1.0)
-    skin = _tinted(_SKIN_RGB[variant], gain)
-    flush = np.clip(_smooth_noise(rng, 9, 9), -2, 2)
-    skin[..., 1] -= 5 * flush
-    skin[..., 2] -= 6 * flush
-    return skin
+    """Skin with the mounts, lines and ridges of a hand."""
+    side = np.linspace(0, 1, TEXTURE_PX, dtype=np.float32)
+    x, y = side[None, :], side[:, None]
+    mounts = np.zeros((TEXTURE_PX, TEXTURE_PX), dtype=np.float32)
+    for center_x, center_y, wide, high in (
+        (0.20, 0.68, 0.24, 0.30), (0.82, 0.72, 0.20, 0.32),
+        (0.17, 0.24, 0.10, 0.09), (0.42, 0.22, 0.10, 0.08), (0.66, 0.23, 0.10, 0.08), (0.90, 0.27, 0.09, 0.08),
+    ):  # fmt: skip
+        mounts += np.exp(-(((x - center_x) / wide) ** 2) - ((y - center_y) / high) ** 2)
+    creases = _palm_creases(rng)
+    height = 46 * mounts - 5.0 * creases + 1.5 * _smooth_noise(rng, 14, 14)
+    relief = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=0.125) + cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=0.125)
+    flow = 70 * (x + 0.55 * y) + 26 * np.hypot(x - 0.3, y - 0.55) + 1.2 * _smooth_noise(rng, 7, 7)
+    ridges = np.sin(np.float32(2 * np.pi) * flow)
+    gain = 1 + 0.05 * (mounts - 0.5) + 0.16 * relief + 0.016 * ridges
+    gain += 0.02 * _smooth_noise(rng, 60, 60) + 0.014 * _fine_noise(rng, 1.2)
+    skin = _tinted(_SKIN_RGB[variant], gain.astype(np.float32))
+    flush = np.clip(0.6 * _smooth_noise(rng, 9, 9) + 0.5 * _smooth_noise(rng, 26, 26) + 1.3 * mounts - 0.7, -2, 2)
+    skin *= 1 - creases[..., None] * np.array([0.30, 0.42, 0.42], dtype=np.float32)  # folds are redder than dark
+    skin *= 1 - flush[..., None] * np.array([0.0, 0.040, 0.035], dtype=np.float32)
+    return np.asarray(skin, dtype=np.float32)
 
 
 def _wood(rng: np.random.Generator, variant: int) -> F32:

@@ -1,10 +1,14 @@
 """From light in the scene to a stored picture: geometry, shadow, exposure, blur, noise.
 
-Legend: H, W height and width in pixels; C channels (RGB), working range 0..255 in float32.
+Pictures are 8-bit between the steps: OpenCV is several times faster on them than on floats, and the sensor's noise
+hides the rounding.
+
+Legend: H, W height and width in pixels; C channels (RGB).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -52,30 +56,48 @@ def warp(image_HWC_u8: U8, matrix: Matrix, size_WH: tuple[int, int], reflect: bo
     return np.asarray(warped, dtype=np.uint8)
 
 
-def blend(under_HWC: F32, over_HWC_u8: U8, cover_HW_u8: U8) -> F32:
+def blend(under_HWC_u8: U8, over_HWC_u8: U8, cover_HW_u8: U8) -> U8:
     """Lays one picture over another."""
-    share = cv2.merge([cover_HW_u8.astype(np.float32) / np.float32(255)] * 3)
-    return np.asarray(under_HWC + (over_HWC_u8.astype(np.float32) - under_HWC) * share, dtype=np.float32)
+    share = cover_HW_u8.astype(np.float32) / np.float32(255)
+    return np.asarray(cv2.blendLinear(over_HWC_u8, under_HWC_u8, share, 1 - share), dtype=np.uint8)
 
 
-def dimmed(image_HWC: F32, share_HW: F32) -> F32:
+def dimmed(image_HWC_u8: U8, share_HW: F32) -> U8:
     """Multiplies every channel by the same map."""
-    return np.asarray(cv2.multiply(image_HWC, cv2.merge([share_HW] * 3)), dtype=np.float32)
+    return np.asarray(cv2.multiply(image_HWC_u8, cv2.merge([share_HW] * 3), dtype=cv2.CV_8U), dtype=np.uint8)
 
 
-def color_mixed(image_HWC: F32, matrix_CC: NDArray[np.float64]) -> F32:
+def color_mixed(image_HWC_u8: U8, matrix_CC: NDArray[np.float64]) -> U8:
     """Applies a 3x3 colour matrix to every pixel."""
-    return np.asarray(cv2.transform(image_HWC, matrix_CC), dtype=np.float32)
+    return np.asarray(cv2.transform(image_HWC_u8, matrix_CC), dtype=np.uint8)
 
 
-def shadow_map(cover_HW_u8: U8, blur_px: float, shift_px: tuple[float, float], strength: float) -> F32:
+def tinted(image_HWC_u8: U8, gains_rgb: tuple[float, float, float]) -> U8:
+    """Multiplies each channel by its own gain."""
+    levels = np.arange(256, dtype=np.float64)[:, None] * np.array(gains_rgb)
+    table = np.clip(np.round(levels), 0, 255).astype(np.uint8).reshape(1, 256, 3)
+    return np.asarray(cv2.LUT(image_HWC_u8, table), dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """How soft a shadow is, where it falls (both in pixels), and which share of the light it takes."""
+
+    blur_px: float
+    shift_px: tuple[float, float]
+    strength: float
+
+
+def shadow_map(cover_HW_u8: U8, *shadows: Shadow) -> F32:
     """How much light is left around something that stands in it, 0..1; computed at half size."""
     height, width = cover_HW_u8.shape
     small = cv2.resize(cover_HW_u8, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    move = np.array([[1, 0, shift_px[0] / 2], [0, 1, shift_px[1] / 2]], dtype=np.float64)
-    moved = cv2.warpAffine(small, move, (small.shape[1], small.shape[0]), flags=cv2.INTER_LINEAR)
-    soft = cv2.GaussianBlur(moved, (0, 0), blur_px / 2)
-    left = 1 - soft.astype(np.float32) * np.float32(strength / 255)
+    left = np.ones(small.shape, dtype=np.float32)
+    for shadow in shadows:
+        move = np.array([[1, 0, shadow.shift_px[0] / 2], [0, 1, shadow.shift_px[1] / 2]], dtype=np.float64)
+        moved = cv2.warpAffine(small, move, (small.shape[1], small.shape[0]), flags=cv2.INTER_LINEAR)
+        soft = cv2.GaussianBlur(moved, (0, 0), shadow.blur_px / 2)
+        left *= 1 - soft.astype(np.float32) * np.float32(shadow.strength / 255)
     return np.asarray(cv2.resize(left, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
 
 
@@ -88,15 +110,15 @@ def falloff(size_WH: tuple[int, int], slope_xy: tuple[float, float], corner_loss
     return np.asarray(fine, dtype=np.float32)
 
 
-def motion_blur(image_HWC: F32, length_px: float, angle_deg: float) -> F32:
+def motion_blur(image_HWC_u8: U8, length_px: float, angle_deg: float) -> U8:
     """Smears along a short straight path."""
     if length_px < 1.2:
-        return image_HWC
+        return image_HWC_u8
     kernel = np.zeros((9, 9), dtype=np.float32)
     reach = length_px / 2 * np.array([np.cos(np.deg2rad(angle_deg)), np.sin(np.deg2rad(angle_deg))])
     start, end = (np.round((4 + sign * reach) * 16).astype(int) for sign in (-1, 1))
     cv2.line(kernel, start.tolist(), end.tolist(), 1.0, 1, cv2.LINE_8, 4)
-    return np.asarray(cv2.filter2D(image_HWC, -1, kernel / kernel.sum()), dtype=np.float32)
+    return np.asarray(cv2.filter2D(image_HWC_u8, -1, kernel / kernel.sum()), dtype=np.uint8)
 
 
 @lru_cache(maxsize=1)
@@ -109,13 +131,12 @@ def _noise_field() -> F32:
     return np.asarray(luma[..., None] / luma.std() + 0.55 * chroma / chroma.std(), dtype=np.float32)
 
 
-def add_noise(image_HWC: F32, spread: float, rng: np.random.Generator) -> F32:
-    """Adds a random cut of the noise field, mirrored at random."""
-    height, width = image_HWC.shape[:2]
+def add_noise(image_HWC_u8: U8, spread: float, rng: np.random.Generator) -> U8:
+    """Adds a random cut of the noise field."""
+    height, width = image_HWC_u8.shape[:2]
     top, left = (int(rng.integers(_NOISE_PX - size)) for size in (height, width))
     field = _noise_field()[top : top + height, left : left + width]
-    field = field[:: 1 if rng.random() < 0.5 else -1, :: 1 if rng.random() < 0.5 else -1]
-    return np.asarray(image_HWC + field * np.float32(spread), dtype=np.float32)
+    return np.asarray(cv2.add(image_HWC_u8, field * np.float32(spread), dtype=cv2.CV_8U), dtype=np.uint8)
 
 
 @lru_cache(maxsize=1)

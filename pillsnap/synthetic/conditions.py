@@ -14,6 +14,7 @@ BACKGROUNDS = ("palm", "wood", "white", "black", "checked")
 SIDES = 2
 LIGHTS = 3
 STUDIO_BACKGROUNDS = 3
+REAL_GRID = len(BACKGROUNDS) * LIGHTS * SIDES * len(REAL_ROTATIONS_DEG)
 STUDIO_GRID = STUDIO_BACKGROUNDS * SIDES * LIGHTS * len(STUDIO_ELEVATIONS_DEG) * len(STUDIO_ROTATIONS_DEG)
 _STUDIO_DOMAIN, _REAL_DOMAIN, _CHOICE = 11, 12, 13
 
@@ -82,12 +83,14 @@ def choose_studio(seed: int, drug: int, count: int) -> tuple[StudioCondition, ..
     return tuple(sorted(chosen))
 
 
-def choose_real(seed: int, drug: int, rotations: int) -> tuple[RealCondition, ...]:
-    """All sittings of a drug, each with so many of the 8 rotations."""
+def choose_real(seed: int, drug: int, count: int) -> tuple[RealCondition, ...]:
+    """Draws photos without repeats, evenly over a drug's 30 sittings (the odd ones at random)."""
     rng = stable_rng(seed, drug, (_CHOICE, 1))
-    chosen = [
-        RealCondition(background, light, side, REAL_ROTATIONS_DEG[i])
-        for background, light, side in product(range(len(BACKGROUNDS)), range(LIGHTS), range(SIDES))
-        for i in rng.choice(len(REAL_ROTATIONS_DEG), size=rotations, replace=False)
-    ]
+    sittings = list(product(range(len(BACKGROUNDS)), range(LIGHTS), range(SIDES)))
+    each, more = divmod(count, len(sittings))
+    with_one_more = set(rng.permutation(len(sittings))[:more].tolist())
+    chosen = []
+    for number, sitting in enumerate(sittings):
+        rotations = rng.permutation(len(REAL_ROTATIONS_DEG))[: each + (number in with_one_more)]
+        chosen += [RealCondition(*sitting, REAL_ROTATIONS_DEG[i]) for i in rotations]
     return tuple(sorted(chosen))

@@ -35,7 +35,7 @@ MIN_DRUGS, MAX_DRUGS = 2, 200
 DOCUMENT_VERSION = "synthetic-1.0"
 CREATED_DATE = "2026-11-01"
 _BLOCK_SIZES = (12, 13)
-_GROUP_SIZES = (3, 2)
+_GROUP_SIZES = (4, 4)
 
 
 @dataclass(frozen=True)
@@ -80,27 +80,24 @@ class PillDesign:
 
 def _text_length(shape: Shape, rng: np.random.Generator) -> int:
     if shape in (Shape.TRIANGLE, Shape.RHOMBUS):
-        return 1 if rng.random() < 0.35 else 2
+        return 2
     if shape is Shape.CAPSULE:
         return 4
     if shape is Shape.OBLONG:
-        return 3
-    return 2 if rng.random() < 0.8 else 1
+        return 3 if rng.random() < 0.6 else 4
+    return 2 if rng.random() < 0.6 else 3
 
 
-def _marks(
-    shape: Shape, imprints: Imprints, rng: np.random.Generator, ink: str | None, avoid: frozenset[str]
-) -> tuple[SideMark, SideMark]:
+def _marks(shape: Shape, imprints: Imprints, rng: np.random.Generator, ink: str | None) -> tuple[SideMark, SideMark]:
     """Front and back. Capsules print a code on either half; some tablets have a score line on the back."""
     if shape is Shape.CAPSULE:
-        front = imprints.take(4, False, avoid)
-        back = imprints.take(4, False, avoid | frozenset(front.translate(LOOKS_LIKE)[:2]))
+        front = imprints.take(4, False)
+        back = imprints.take(4, False, frozenset(front.translate(LOOKS_LIKE)[:2]))
         return SideMark(front, ink, True), SideMark(back, ink, True)
-    front = imprints.take(_text_length(shape, rng), False, avoid)
-    avoid_back = avoid | frozenset(front.translate(LOOKS_LIKE))
+    front = imprints.take(_text_length(shape, rng), False)
     scored = shape in (Shape.ROUND, Shape.OVAL, Shape.OBLONG, Shape.BEVELLED) and rng.random() < 0.35
-    length = 2 if scored else min(_text_length(shape, rng), 3)
-    back = imprints.take(length, not scored, avoid_back)
+    length = 2 if scored else min(_text_length(shape, rng), 3) - (rng.random() < 0.25)
+    back = imprints.take(length, not scored, frozenset(front.translate(LOOKS_LIKE)))
     return SideMark(front, ink, False), SideMark(back, ink, scored and len(back) >= 2)
 
 
@@ -175,10 +172,9 @@ def design_drugs(count: int = 100, seed: int = 0) -> tuple[PillDesign, ...]:
     rng = np.random.default_rng([seed, 101])
     imprints, singles = Imprints(rng), _singles(rng)
     models: dict[int, PillDesign] = {}
-    taken: dict[int, frozenset[str]] = {}
     designs: list[PillDesign] = []
     for index, group in zip(range(count), _slots(), strict=False):
-        design = _invent(index, group, models, taken, imprints, singles, rng)
+        design = _invent(index, group, models, imprints, singles, rng)
         designs.append(design)
     sizes = Counter(design.look_alike_group for design in designs)
     return tuple(d if sizes[d.look_alike_group] > 1 else replace(d, look_alike_group=None) for d in designs)
@@ -188,12 +184,11 @@ def _invent(
     index: int,
     group: int | None,
     models: dict[int, PillDesign],
-    taken: dict[int, frozenset[str]],
     imprints: Imprints,
     singles: Iterator[tuple[Shape, tuple[str, ...]]],
     rng: np.random.Generator,
 ) -> PillDesign:
-    """One drug; the later members of a look-alike group copy the looks of the first and avoid its characters."""
+    """One drug; the later members of a look-alike group copy the looks of the first, all but the imprint."""
     shape, colors = next(singles) if group is None else LOOK_ALIKES[group]
     model = None if group is None else models.get(group)
     long_mm, short_mm, thick_mm = _size_mm(shape, rng)
@@ -204,8 +199,7 @@ def _invent(
     if model is not None:
         long_mm, short_mm, thick_mm = model.long_mm, model.short_mm, model.thick_mm
         glossy, ink, speckled = model.glossy, model.front.ink, model.speckled
-    avoid = frozenset[str]() if group is None or shape is Shape.CAPSULE else taken.get(group, frozenset())
-    front, back = _marks(shape, imprints, rng, ink, avoid)
+    front, back = _marks(shape, imprints, rng, ink)
     design = PillDesign(
         index=index,
         **_papers(index, shape),
@@ -222,7 +216,6 @@ def _invent(
     )
     if group is not None:
         models.setdefault(group, design)
-        taken[group] = taken.get(group, frozenset()) | frozenset(front.text.translate(LOOKS_LIKE))
     return design
 
 

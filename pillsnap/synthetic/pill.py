@@ -22,21 +22,21 @@ F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 LONG_PX = 288
-MARGIN_PX = 48
+MARGIN_PX = 8
 _OVERSAMPLING = 2
 # Imprint box as a share of long and short side: (width, height) for unsplit text.
 _TEXT_BOX = {
-    Shape.ROUND: (0.74, 0.60),
-    Shape.BEVELLED: (0.66, 0.56),
-    Shape.OVAL: (0.70, 0.66),
-    Shape.OBLONG: (0.74, 0.74),
-    Shape.CAPSULE: (0.84, 0.66),
-    Shape.SQUARE: (0.80, 0.70),
-    Shape.RHOMBUS: (0.54, 0.56),
-    Shape.TRIANGLE: (0.54, 0.44),
-    Shape.PENTAGON: (0.68, 0.56),
-    Shape.HEXAGON: (0.72, 0.62),
-    Shape.OCTAGON: (0.76, 0.62),
+    Shape.ROUND: (0.66, 0.42),
+    Shape.BEVELLED: (0.60, 0.40),
+    Shape.OVAL: (0.62, 0.52),
+    Shape.OBLONG: (0.60, 0.58),
+    Shape.CAPSULE: (0.78, 0.52),
+    Shape.SQUARE: (0.70, 0.46),
+    Shape.RHOMBUS: (0.50, 0.46),
+    Shape.TRIANGLE: (0.50, 0.38),
+    Shape.PENTAGON: (0.62, 0.42),
+    Shape.HEXAGON: (0.64, 0.46),
+    Shape.OCTAGON: (0.66, 0.44),
 }
 _CORNERS = {Shape.SQUARE: 4, Shape.TRIANGLE: 3, Shape.PENTAGON: 5, Shape.HEXAGON: 6, Shape.OCTAGON: 8}
 
@@ -48,7 +48,8 @@ class PillSurface:
     Attributes:
         albedo_HWC_f32: Own colour, 0..1, also filled in beyond the outline.
         normal_HWC_f32: Unit normals; x right, y down, z towards the viewer.
-        occlusion_HW_f32: Share of ambient light that reaches the point, lower in grooves.
+        ambient_HW_f32: Share of the ambient light that reaches the point: less on slopes and in grooves.
+        key_HW_f32: Share of the directed light that reaches the point, lower in grooves.
         coverage_HW_u8: 255 inside the outline.
         reach_px: Distance from the centre to the farthest point of the outline.
         wall_rgb: Colour of the side wall in 0..255, or none for a pill without one.
@@ -59,7 +60,8 @@ class PillSurface:
 
     albedo_HWC_f32: F32
     normal_HWC_f32: F32
-    occlusion_HW_f32: F32
+    ambient_HW_f32: F32
+    key_HW_f32: F32
     coverage_HW_u8: U8
     reach_px: float
     wall_rgb: tuple[float, float, float] | None
@@ -217,10 +219,13 @@ def build_surface(design: PillDesign, side: int) -> PillSurface:
     in_groove = 1 - 0.42 * cv2.GaussianBlur(groove, (0, 0), 1.2)
     capsule = design.shape is Shape.CAPSULE
     wall = None if capsule else PALETTE_RGB[design.colors[0]]
+    normal = _normals(height.astype(np.float32))
+    occlusion = (in_groove * (0.86 + 0.14 * rim)).astype(np.float32)
     return PillSurface(
         albedo_HWC_f32=np.ascontiguousarray(albedo),
-        normal_HWC_f32=_normals(height.astype(np.float32)),
-        occlusion_HW_f32=(in_groove * (0.86 + 0.14 * rim)).astype(np.float32),
+        normal_HWC_f32=normal,
+        ambient_HW_f32=((0.55 + 0.45 * normal[..., 2]) * occlusion).astype(np.float32),
+        key_HW_f32=(0.5 + 0.5 * occlusion).astype(np.float32),
         coverage_HW_u8=(np.clip(0.5 - distance, 0, 1) * 255).astype(np.uint8),
         reach_px=float(np.hypot(x, y)[distance < 0].max()),
         wall_rgb=None if wall is None else (float(wall[0]), float(wall[1]), float(wall[2])),
@@ -243,19 +248,12 @@ def shade(surface: PillSurface, light_xyz: tuple[float, float, float], ambient: 
     """
     light = np.array(light_xyz, dtype=np.float32)
     light /= np.linalg.norm(light)
-    normal = surface.normal_HWC_f32
-    diffuse = np.maximum(cv2.transform(normal, light.reshape(1, 3)), 0)
-    key_light = (1 - ambient) / max(float(light[2]), 0.2)
-    lit = (ambient * (0.55 + 0.45 * normal[..., 2]) * surface.occlusion_HW_f32) + key_light * diffuse * (
-        0.5 + 0.5 * surface.occlusion_HW_f32
-    )
     half = light + np.array([0, 0, 1], dtype=np.float32)
     half /= np.linalg.norm(half)
-    mirror = np.maximum(cv2.transform(normal, half.reshape(1, 3)), 0)
-    sheen = surface.gloss * cv2.pow(mirror, surface.shininess)
-    rgba = np.empty((*lit.shape, 4), dtype=np.uint8)
-    color = cv2.multiply(surface.albedo_HWC_f32, cv2.merge([np.asarray(lit, dtype=np.float32)] * 3), scale=255.0)
-    color = cv2.add(color, cv2.merge([np.asarray(sheen, dtype=np.float32) * np.float32(235.0)] * 3))
-    rgba[..., :3] = np.clip(color, 0, 255)
-    rgba[..., 3] = surface.coverage_HW_u8
-    return rgba
+    diffuse, mirror = cv2.split(cv2.max(cv2.transform(surface.normal_HWC_f32, np.stack([light, half])), 0.0))
+    key_light = (1 - ambient) / max(float(light[2]), 0.2)
+    lit = cv2.addWeighted(surface.ambient_HW_f32, ambient, cv2.multiply(diffuse, surface.key_HW_f32), key_light, 0.0)
+    sheen = cv2.multiply(cv2.pow(mirror, surface.shininess), 235.0 * surface.gloss)
+    color = cv2.multiply(surface.albedo_HWC_f32, cv2.merge([lit] * 3), scale=255.0)
+    red, green, blue = cv2.split(cv2.add(color, cv2.merge([sheen] * 3), dtype=cv2.CV_8U))
+    return np.asarray(cv2.merge([red, green, blue, surface.coverage_HW_u8]), dtype=np.uint8)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pillsnap.synthetic import camera
 from pillsnap.synthetic.backgrounds import TEXTURE_PX, VARIANTS, background_texture
+from pillsnap.synthetic.camera import Shadow
 from pillsnap.synthetic.conditions import RealCondition, StudioCondition, stable_rng
 from pillsnap.synthetic.drugs import PillDesign
 from pillsnap.synthetic.pill import LONG_PX, PillSurface, build_surface, shade
@@ -27,6 +28,8 @@ U8 = NDArray[np.uint8]
 
 STUDIO_SIZE_WH = (244, 320)
 REAL_SIZE_WH = (400, 300)
+SPAN_SHARES = (0.45, 0.85)
+"""So much of a photo's short side the long side of a pill takes, from and to."""
 _STUDIO_GREY = (208, 150, 96)
 # Direction to the light (x, y, z), ambient share, gains for R, G, B.
 _STUDIO_LIGHTS = (
@@ -78,9 +81,9 @@ class Sitting:
 
 
 def _span_share(design: PillDesign) -> float:
-    """Small pills look a little smaller: the share of the picture that the long side takes."""
-    share = 0.75 + 0.12 * float(np.clip((design.long_mm - 7) / 11, 0, 1))
-    return share * (0.88 if design.shape is Shape.SQUARE else 1.0)  # room for its diagonal
+    """Small pills look smaller: the share of the picture's short side that the long side takes."""
+    share = 0.50 + 0.32 * float(np.clip((design.long_mm - 7) / 11, 0, 1))
+    return share * (0.90 if design.shape is Shape.SQUARE else 1.0)  # room for its diagonal
 
 
 def _with_wall(surface: PillSurface, rgba_HWC_u8: U8, rise_px: float) -> tuple[U8, U8]:
@@ -91,10 +94,9 @@ def _with_wall(surface: PillSurface, rgba_HWC_u8: U8, rise_px: float) -> tuple[U
         return np.ascontiguousarray(rgba_HWC_u8[..., :3]), cover
     kernel = np.ones((reach + 1, 1), dtype=np.uint8)
     whole = np.asarray(cv2.dilate(cover, kernel, anchor=(0, reach)), dtype=np.uint8)
-    wall = np.empty((*cover.shape, 3), dtype=np.float32)
-    wall[:] = np.array(surface.wall_rgb, dtype=np.float32) * 0.66
-    top = camera.blend(wall, rgba_HWC_u8[..., :3], cover)
-    return np.clip(top, 0, 255).astype(np.uint8), whole
+    wall = np.empty((*cover.shape, 3), dtype=np.uint8)
+    wall[:] = np.round(np.array(surface.wall_rgb) * 0.66)
+    return camera.blend(wall, np.ascontiguousarray(rgba_HWC_u8[..., :3]), cover), whole
 
 
 def _turned_light(light_xyz: tuple[float, float, float], angle_deg: float) -> tuple[float, float, float]:
@@ -109,7 +111,7 @@ def render_studio(model: PillModel, condition: StudioCondition, seed: int) -> U8
     rng = stable_rng(seed, design.index, condition.key())
     direction, ambient, gains = _STUDIO_LIGHTS[condition.light]
     width, height = STUDIO_SIZE_WH
-    zoom = (_span_share(design) - 0.02) * width / LONG_PX
+    zoom = _span_share(design) * width / LONG_PX
     elevation = np.deg2rad(condition.elevation_deg)
     squash, rise_px = float(np.sin(elevation)), float(np.cos(elevation)) * surface.wall_px * zoom
     patch = shade(surface, _turned_light(direction, condition.rotation_deg), ambient)
@@ -120,13 +122,12 @@ def render_studio(model: PillModel, condition: StudioCondition, seed: int) -> U8
         @ camera.centered((patch.shape[0], patch.shape[1]))
     )
     color, cover = _with_wall(surface, camera.warp(patch, place, STUDIO_SIZE_WH), rise_px)
-    ground = np.full((height, width, 3), _STUDIO_GREY[condition.background], dtype=np.float32)
-    light_left = camera.falloff(STUDIO_SIZE_WH, (-0.03 * direction[0], -0.03 * direction[1]), 0.05)
-    light_left = light_left * camera.shadow_map(cover, 3.0, (0, 1.5), 0.35)
     away = (-9 * direction[0], -9 * direction[1])
-    light_left = light_left * camera.shadow_map(cover, 9.0, away, 0.30)
-    image = camera.color_mixed(camera.blend(camera.dimmed(ground, light_left), color, cover), np.diag(gains))
-    return np.clip(camera.add_noise(image, 0.8, rng), 0, 255).astype(np.uint8)
+    left = camera.shadow_map(cover, Shadow(3.0, (0, 1.5), 0.35), Shadow(9.0, away, 0.30))
+    left *= camera.falloff(STUDIO_SIZE_WH, (-0.03 * direction[0], -0.03 * direction[1]), 0.05)
+    grey = np.round(left * _STUDIO_GREY[condition.background]).astype(np.uint8)
+    image = camera.tinted(camera.blend(cv2.merge([grey] * 3), color, cover), gains)
+    return camera.add_noise(image, 0.8, rng)
 
 
 def _white_balance(rng: np.random.Generator, warmth: float) -> tuple[float, float, float]:
@@ -144,7 +145,7 @@ def draw_sitting(model: PillModel, condition: RealCondition, seed: int) -> Sitti
     level = exposure * float(np.exp(np.clip(rng.normal(0, spread), -0.18, 0.18)))
     red, green, blue = _white_balance(rng, warmth)
     short_side = REAL_SIZE_WH[1]
-    long_px = short_side * float(np.clip(_span_share(design) + rng.normal(0, 0.04), 0.70, 0.90))
+    long_px = short_side * float(np.clip(_span_share(design) * np.exp(rng.normal(0, 0.11)), *SPAN_SHARES))
     room_px = 0.47 * short_side  # from the middle of the centre crop; the rest is for tilt and jitter
     long_px = min(long_px, room_px * LONG_PX / reach_px)
     free_px = room_px - long_px * reach_px / LONG_PX
@@ -176,7 +177,7 @@ def draw_sitting(model: PillModel, condition: RealCondition, seed: int) -> Sitti
     )
 
 
-def _scene(model: PillModel, condition: RealCondition, sitting: Sitting, angle_deg: float, jitter: F32) -> F32:
+def _scene(model: PillModel, condition: RealCondition, sitting: Sitting, angle_deg: float, jitter: F32) -> U8:
     """Pill on its ground under the LED, before the camera: scene and light turn together."""
     surface = model.surfaces[condition.side]
     width, height = REAL_SIZE_WH
@@ -194,33 +195,48 @@ def _scene(model: PillModel, condition: RealCondition, sitting: Sitting, angle_d
         @ camera.stretch(sitting.texture_scale, sitting.texture_scale)
         @ camera.centered((TEXTURE_PX, TEXTURE_PX))
     )
-    ground = camera.warp(texture, ground_place, REAL_SIZE_WH, reflect=True).astype(np.float32)
+    image = camera.tinted(camera.warp(texture, ground_place, REAL_SIZE_WH, reflect=True), sitting.ground_rgb)
     patch = shade(surface, sitting.light_xyz, sitting.ambient)
     zoom = sitting.long_px / LONG_PX
     pill_place = view @ camera.stretch(zoom, zoom) @ camera.centered((patch.shape[0], patch.shape[1]))
-    rgba = camera.warp(patch, pill_place, REAL_SIZE_WH)
-    cover = np.ascontiguousarray(rgba[..., 3])
     light_x, light_y, _ = _turned_light(sitting.light_xyz, -angle_deg)
     reach = 0.065 * sitting.long_px / sitting.light_xyz[2]
-    left = camera.shadow_map(cover, 2.6, (-light_x * reach * 0.35, -light_y * reach * 0.35), 0.34)
     soft_px = 0.035 * sitting.long_px
-    left = left * camera.shadow_map(cover, soft_px, (-light_x * reach, -light_y * reach), sitting.shadow)
-    ground = camera.color_mixed(camera.dimmed(ground, left), np.diag(sitting.ground_rgb))
-    return camera.blend(ground, np.ascontiguousarray(rgba[..., :3]), cover)
+    x, y, size_WH = _window(pill_place, (patch.shape[0], patch.shape[1]), reach + 3 * soft_px)
+    window = image[y : y + size_WH[1], x : x + size_WH[0]]  # where pill and shadow are; the rest stays as it is
+    rgba = camera.warp(patch, camera.translation(-x, -y) @ pill_place, size_WH)
+    cover = np.ascontiguousarray(rgba[..., 3])
+    left = camera.shadow_map(
+        cover,
+        Shadow(2.6, (-light_x * reach * 0.35, -light_y * reach * 0.35), 0.34),
+        Shadow(soft_px, (-light_x * reach, -light_y * reach), sitting.shadow),
+    )
+    window[:] = camera.blend(camera.dimmed(window, left), np.ascontiguousarray(rgba[..., :3]), cover)
+    return image
 
 
-def _expose(scene: F32, sitting: Sitting, rng: np.random.Generator, angle_deg: float) -> U8:
+def _window(place: camera.Matrix, patch_HW: tuple[int, int], margin_px: float) -> tuple[int, int, tuple[int, int]]:
+    """The part of a photo that a patch and its margin cover: left, top, (width, height)."""
+    height, width = patch_HW
+    corners = place @ np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]], dtype=np.float64)
+    xy = corners[:2] / corners[2]
+    low = np.maximum(np.floor(xy.min(axis=1) - margin_px), 0).astype(int)
+    high = np.minimum(np.ceil(xy.max(axis=1) + margin_px), REAL_SIZE_WH).astype(int)
+    return int(low[0]), int(low[1]), (int(high[0] - low[0]), int(high[1] - low[1]))
+
+
+def _expose(scene: U8, sitting: Sitting, rng: np.random.Generator, angle_deg: float) -> U8:
     """The phone's optics, sensor and tone curve."""
     slope_x, slope_y, _ = _turned_light((*sitting.slope_xy, 0.0), -angle_deg)
     light = camera.falloff(REAL_SIZE_WH, (slope_x, slope_y), sitting.corner_loss)
     gain = np.array(sitting.gain_rgb) * (1 + rng.normal(0, 0.015))
     saturate = sitting.saturation * np.eye(3) + (1 - sitting.saturation) / 3
-    image = camera.color_mixed(camera.dimmed(scene, light), saturate @ np.diag(gain))
+    image = camera.dimmed(camera.color_mixed(scene, saturate @ np.diag(gain)), light)
     blur_px = max(0.3, sitting.blur_px + float(rng.normal(0, 0.12)))
-    image = np.asarray(cv2.GaussianBlur(image, (0, 0), blur_px), dtype=np.float32)
+    image = np.asarray(cv2.GaussianBlur(image, (0, 0), blur_px), dtype=np.uint8)
     image = camera.motion_blur(image, sitting.motion_px, float(rng.uniform(0, 180)))
     image = camera.add_noise(image, sitting.noise, rng)
-    return np.asarray(cv2.LUT(np.clip(image, 0, 255).astype(np.uint8), camera.film_curve_u8()), dtype=np.uint8)
+    return np.asarray(cv2.LUT(image, camera.film_curve_u8()), dtype=np.uint8)
 
 
 def render_real(model: PillModel, condition: RealCondition, seed: int) -> tuple[U8, int]:

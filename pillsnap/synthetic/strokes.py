@@ -165,7 +165,7 @@ def draw_text(
     mask_HW_u8: NDArray[np.uint8],
     text: str,
     box_px: tuple[float, float, float, float],
-    weight: float = 0.17,
+    weight: float = 0.11,
     color: int = 255,
 ) -> None:
     """Draws the text into the mask, as large as the box allows and centred in it.

@@ -1,4 +1,7 @@
-"""Fetching an MLflow model by its URI, byte for byte, and its digests. Needs mlflow-skinny only: a server runs it."""
+"""Fetching from MLflow: a model by its URI, byte for byte, with its digests, and an artifact of a run.
+
+Needs mlflow-skinny only: a server runs it.
+"""
 
 from __future__ import annotations
 
@@ -66,6 +69,13 @@ def fetched_model(model_uri: str) -> Iterator[FetchedModel]:
         if not file.is_file():
             raise StoreError(f"{model_uri}: holds no {MODEL_FILE}; register a bundle with: pillsnap registry register")
         yield FetchedModel(local, file)
+
+
+def find_artifact(run_id: str, path: str, folder: Path) -> Path:
+    """Download one artifact (a file or a folder) of a run. Raises StoreError."""
+    connect()
+    with store_errors():
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=str(folder)))
 
 
 def _downloaded(model_uri: str, folder: str) -> Path:

@@ -16,12 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import mlflow
 from mlflow.tracking import MlflowClient
 
-from pillsnap.core.experiment import flatten
 from pillsnap.core.files import canonical_json
-from pillsnap.core.manifest import Manifest
+from pillsnap.core.yaml_mapping import flatten
 from pillsnap.tracking.delivery import ENDED_BECAUSE_TAG
 from pillsnap.tracking.outbox import OUTBOX, Outbox
 from pillsnap.tracking.resuming import RUN_OF_MLFLOW
@@ -29,6 +27,7 @@ from pillsnap.tracking.source import CodeVersion
 from pillsnap.tracking.store import connect, ensure_experiment, first_line, store_errors, tracking_uri
 
 if TYPE_CHECKING:
+    from pillsnap.core.manifest import Manifest
     from pillsnap.tracking.event_files import EventFiles, Point
 
 _log = logging.getLogger(__name__)
@@ -241,10 +240,3 @@ def _open_events(folder: Path, earlier: Iterable[Point]) -> EventFiles:
 def _text(value: Any) -> str:
     text = canonical_json(value) if isinstance(value, list | dict) else str(value)
     return text if len(text) <= _MAX_PARAM else text[: _MAX_PARAM - 1] + "…"
-
-
-def find_artifact(run_id: str, path: str, folder: Path) -> Path:
-    """Download one artifact (a file or a folder) of a run. Raises StoreError."""
-    connect()
-    with store_errors():
-        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=str(folder)))

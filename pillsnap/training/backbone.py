@@ -19,12 +19,16 @@ from torch import Tensor, nn
 
 from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.core.experiment import ModelConfig
-from pillsnap.core.preprocessing import PreprocessingSpec
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 
 _log = logging.getLogger(__name__)
 
 
 _RESERVED = frozenset({"num_classes", "in_chans", "drop_rate", "drop_path_rate", "pretrained"})
+CLASSIFIER_STD = 0.01
+"""Of the weights of a new classifier on a pretrained backbone, as in torchvision's MobileNetV2. timm starts them at
+±1/sqrt(K): with few classes the first logits are as large as ±10, and the first updates tear the features apart. Where
+the backbone starts from random weights too, timm's own start stands: small nets learned less from a small one."""
 
 
 class PillNet(nn.Module):
@@ -124,6 +128,23 @@ def create_net(model: ModelConfig, preprocessing: PreprocessingSpec, num_classes
         trained_with: dict[str, Any] = getattr(backbone, "pretrained_cfg", {}) or {}
         note_other_statistics(trained_with.get("mean"), trained_with.get("std"), preprocessing)
     return PillNet(backbone, preprocessing)
+
+
+def keeps_classifier(backbone: nn.Module) -> bool:
+    """Whether timm takes over the classifier of its weights: by position, where the number of classes is the same."""
+    published: dict[str, Any] = getattr(backbone, "pretrained_cfg", {}) or {}
+    return published.get("num_classes") == getattr(backbone, "num_classes", None)
+
+
+@torch.no_grad()
+def start_classifier_small(backbone: nn.Module) -> None:
+    """Give a new classifier small weights and no bias (`CLASSIFIER_STD`)."""
+    head = head_prefixes(backbone)
+    for name, parameter in backbone.named_parameters():
+        if name.startswith(head) and name.endswith(".weight") and parameter.ndim > 1:
+            nn.init.normal_(parameter, std=CLASSIFIER_STD)
+        elif name.startswith(head) and name.endswith(".bias"):
+            nn.init.zeros_(parameter)
 
 
 def _line_of(error: Exception) -> str:

@@ -15,6 +15,7 @@ import torch
 from pydantic import ValidationError
 
 from pillsnap import __version__
+from pillsnap.core.bundle import FirstWeights
 from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.training.backbone import PillNet, create_net
@@ -41,6 +42,8 @@ class Checkpoint:
     """Of the checkpoint that taught this net; empty: the labels alone did. Where it lay stands in ``config``."""
     also_learned_from: tuple[str, ...] = ()
     """Hashes of the other manifests that the first weights or the teacher learned from, and theirs before them."""
+    first_weights: FirstWeights | None = None
+    """Published weights that the first training began with; None: random ones, or it does not say."""
 
     @property
     def learned_from(self) -> tuple[str, ...]:
@@ -64,6 +67,7 @@ class Checkpoint:
             "state_dict": self.state_dict,
             "teacher_sha256": self.teacher_sha256,
             "also_learned_from": list(self.also_learned_from),
+            "first_weights": self.first_weights.model_dump() if self.first_weights is not None else None,
         }
 
     @classmethod
@@ -82,6 +86,7 @@ class Checkpoint:
                 state_dict=raw["state_dict"],
                 teacher_sha256=raw.get("teacher_sha256", ""),  # files of older versions do not say
                 also_learned_from=tuple(raw.get("also_learned_from", ())),
+                first_weights=FirstWeights.model_validate(first) if (first := raw.get("first_weights")) else None,
             )
         except (KeyError, TypeError, ValidationError, ConfigError) as error:
             raise TrainingError(f"{path}: the checkpoint is incomplete ({error})") from error

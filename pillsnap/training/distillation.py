@@ -21,7 +21,7 @@ from pillsnap.core.errors import TrainingError
 from pillsnap.core.experiment import DistillationConfig, ExperimentConfig
 from pillsnap.core.files import sha256_file
 from pillsnap.core.manifest import Manifest
-from pillsnap.core.preprocessing import PreprocessingSpec
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 from pillsnap.training.backbone import listed
 from pillsnap.training.checkpoint import LAST_FILE, Checkpoint
 from pillsnap.training.device import Device

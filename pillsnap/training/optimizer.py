@@ -9,7 +9,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 
 from pillsnap.core.experiment import ExperimentConfig
-from pillsnap.training.backbone import PillNet
+from pillsnap.training.backbone import PillNet, head_prefixes
 
 
 def create_optimizer(net: PillNet, config: ExperimentConfig) -> torch.optim.AdamW:
@@ -28,6 +28,7 @@ def create_optimizer(net: PillNet, config: ExperimentConfig) -> torch.optim.Adam
         groups = timm.optim.param_groups_weight_decay(
             net.backbone, weight_decay=training.weight_decay, no_weight_decay_list=no_decay
         )
+    groups = _parted(groups, net, training.backbone_lr_scale)
     return torch.optim.AdamW(
         groups,
         lr=training.base_lr,
@@ -35,6 +36,20 @@ def create_optimizer(net: PillNet, config: ExperimentConfig) -> torch.optim.Adam
         eps=config.optimizer.eps,
         fused=True,
     )
+
+
+def _parted(groups: list[dict[str, Any]], net: PillNet, backbone_scale: float) -> list[dict[str, Any]]:
+    """The same groups, each parted into classifier and backbone, whose rate is multiplied by ``backbone_scale``."""
+    prefixes = head_prefixes(net.backbone)
+    head = {id(parameter) for name, parameter in net.backbone.named_parameters() if name.startswith(prefixes)}
+    parted = []
+    for group in groups:
+        for is_head, factor in ((True, 1.0), (False, backbone_scale)):
+            parameters = [parameter for parameter in group["params"] if (id(parameter) in head) == is_head]
+            if parameters:
+                lr_scale = group.get("lr_scale", 1.0) * factor
+                parted.append({**group, "params": parameters, "lr_scale": lr_scale, "is_head": is_head})
+    return parted
 
 
 def base_rate(optimizer: torch.optim.Optimizer) -> float:
@@ -62,3 +77,24 @@ def create_schedule(
         warmup_prefix=True,
         t_in_epochs=False,
     )
+
+
+class BackboneWarmup:
+    """After head-first epochs the backbone begins as a training does: its rates rise in a line, over as many updates.
+
+    Without it, weights that have not moved would meet the full rate at once.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, config: ExperimentConfig, steps_per_epoch: int) -> None:
+        self._groups = [group for group in optimizer.param_groups if not group["is_head"]]
+        self._from = config.training.freeze_epochs * steps_per_epoch
+        self._steps = round(config.training.warmup_epochs * steps_per_epoch) if config.training.freeze_epochs else 0
+        self._factor = config.schedule.warmup_factor
+
+    def apply(self, update: int) -> None:
+        """Call after the schedule has set the rates of an update, counted from 0."""
+        done = update - self._from
+        if 0 <= done < self._steps:
+            factor = self._factor + (1 - self._factor) * done / self._steps
+            for group in self._groups:
+                group["lr"] *= factor

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
+from pillsnap.core.bundle import FirstWeights
 from pillsnap.core.errors import TrainingError
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.training import distributed
@@ -30,9 +31,9 @@ from pillsnap.training.batches import TrainingData, train_loader
 from pillsnap.training.checkpoint import Checkpoint, CheckpointKeeper
 from pillsnap.training.device import Device
 from pillsnap.training.distillation import Teacher
-from pillsnap.training.freezing import Freezer
+from pillsnap.training.freezing import Freezer, keeps_batch_norms
 from pillsnap.training.mixing import create_erasing, create_mixup, mix_in_epoch
-from pillsnap.training.optimizer import base_rate, create_optimizer, create_schedule
+from pillsnap.training.optimizer import BackboneWarmup, base_rate, create_optimizer, create_schedule
 from pillsnap.training.state import find_state, random_state, restore_random_state, training_identity
 from pillsnap.training.validation import answers, score
 from pillsnap.training.weights import StartWeights, create_started_net
@@ -172,7 +173,9 @@ class _Trainer:
         self._loader, self._sampler = train_loader(data, config, cuda=device.type == "cuda")
         self._optimizer = create_optimizer(self._net, config)
         self._schedule = create_schedule(self._optimizer, config, len(self._loader) // config.training.accumulate)
-        self._freezer = Freezer(self._net, config.training.freeze_epochs)
+        self._backbone_warmup = BackboneWarmup(self._optimizer, config, len(self._loader) // config.training.accumulate)
+        keep_norms = keeps_batch_norms(config.training.batch_norm, started_from_weights=bool(self._started_with.sha256))
+        self._freezer = Freezer(self._net, config.training.freeze_epochs, keep_norms=keep_norms)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._device.needs_scaler)
         self._ema = _create_ema(self._net, config)
         if config.training.compile:
@@ -351,6 +354,7 @@ class _Trainer:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._schedule.step_update(self._step + 1)
+        self._backbone_warmup.apply(self._step + 1)
         if self._ema is not None:
             self._ema.update(self._net, step=self._step)
         return told
@@ -380,8 +384,17 @@ class _Trainer:
         taught_by = self._teacher.record.sha256 if self._teacher else ""
         others = (*self._started_with.learned_from, *(self._teacher.learned_from if self._teacher else ()))
         others = tuple(dict.fromkeys(other for other in others if other != manifest.hash))
+        first = self._started_with.first_weights
         return Checkpoint(
-            self._config, manifest.catalog.kcodes, manifest.hash, epoch, metrics, state, taught_by, others
+            self._config,
+            manifest.catalog.kcodes,
+            manifest.hash,
+            epoch,
+            metrics,
+            state,
+            taught_by,
+            others,
+            FirstWeights.model_validate(first) if first is not None else None,
         )
 
     def _log_step(self, losses: list[dict[str, Tensor]], images_per_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Which weights a training starts from: random ones, timm's, or those of a former training of ours.
+"""Which weights a training starts from: random ones, timm's, those of a Python package, or of a former training.
 
 A checkpoint (``.pt``) fits or is refused, tensor by tensor. Its head is taken over row by row, by K-CODE: a drug that
 both trainings know keeps what was learned of it, a new one starts from random weights.
@@ -16,11 +16,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pillsnap.core.bundle import FirstWeights
 from pillsnap.core.errors import TrainingError
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.core.files import sha256_file
-from pillsnap.training.backbone import PillNet, create_net, head_prefixes, listed, note_other_statistics
+from pillsnap.training.backbone import (
+    PillNet,
+    create_net,
+    head_prefixes,
+    keeps_classifier,
+    listed,
+    note_other_statistics,
+    start_classifier_small,
+)
 from pillsnap.training.checkpoint import Checkpoint
+from pillsnap.training.packaged_weights import PREFIX, PackagedWeights, find_packaged_weights
 
 _log = logging.getLogger(__name__)
 CHECKPOINT_SUFFIX = ".pt"
@@ -40,6 +50,8 @@ class StartWeights:
     """Of the data that a checkpoint was trained on."""
     learned_from: tuple[str, ...] = ()
     """The same, with the data that it was taught or started from (`Checkpoint.learned_from`)."""
+    first_weights: dict[str, str] | None = None
+    """Fields of `FirstWeights`: where the published weights are from that this or a former training began with."""
 
 
 def create_started_net(
@@ -58,8 +70,12 @@ def create_started_net(
         TrainingError: the weights cannot be had or do not fit. Never silently random.
     """
     model = config.model
-    if model.weights is not None and model.weights.endswith(CHECKPOINT_SUFFIX):
-        random_start = model.model_copy(update={"pretrained": False, "weights": None})
+    random_start = model.model_copy(update={"pretrained": False, "weights": None})
+    if model.weights is not None and model.weights.startswith(PREFIX):
+        packaged = find_packaged_weights(model.weights, model.backbone)
+        net = create_net(random_start, config.preprocessing, len(kcodes))
+        started = _of_package(net, packaged, config)
+    elif model.weights is not None and model.weights.endswith(CHECKPOINT_SUFFIX):
         net = create_net(random_start, config.preprocessing, len(kcodes))
         started = _take_over(net, Path(model.weights), config, kcodes)
         if started.manifest_hash != manifest_hash:
@@ -81,12 +97,35 @@ def _of_timm(net: PillNet, config: ExperimentConfig) -> StartWeights:
     if not model.pretrained:
         return StartWeights("random", "", "new")
     published = getattr(net.backbone, "pretrained_cfg", {}) or {}
-    # timm leaves the classifier out where it has another number of classes, and takes it by position where not
-    head = "kept" if published.get("num_classes") == getattr(net.backbone, "num_classes", None) else "new"
+    head = "kept" if keeps_classifier(net.backbone) else "new"
+    if head == "new":
+        start_classifier_small(net.backbone)
     if model.weights is not None:
-        return StartWeights(model.weights, sha256_file(Path(model.weights)), head)
+        path = Path(model.weights)
+        return _published(model.weights, sha256_file(path), head, f"file {path.name}", "")
     name = f"{published.get('architecture', model.backbone)}.{published.get('tag', '')}".rstrip(".")
-    return StartWeights(name, _digest(net.backbone), head)
+    origin = f"timm {name}, {published.get('hf_hub_id') or 'its own address'}"
+    return _published(name, _digest(net.backbone), head, origin, str(published.get("license") or ""))
+
+
+def _published(source: str, sha256: str, head: str, origin: str, license_name: str) -> StartWeights:
+    """Weights that no training of ours has made."""
+    first = FirstWeights(source=origin, sha256=sha256, license=license_name)
+    return StartWeights(source, sha256, head, first_weights=first.model_dump())
+
+
+def _of_package(net: PillNet, packaged: PackagedWeights, config: ExperimentConfig) -> StartWeights:
+    stages: nn.Sequential = net.backbone.get_submodule("blocks")  # type: ignore[assignment]
+    theirs = packaged.load([len(stage) for stage in stages])  # type: ignore[arg-type]
+    head = head_prefixes(net.backbone)
+    body = {name: value for name, value in theirs.items() if not name.startswith(head)}
+    ours = net.backbone.state_dict()
+    _require_fit(body, {name: value for name, value in ours.items() if not name.startswith(head)}, packaged.key, config)
+    net.backbone.load_state_dict({**ours, **body})
+    start_classifier_small(net.backbone)
+    note_other_statistics(packaged.mean, packaged.std, config.preprocessing)
+    origin = f"Python package {packaged.distribution} {packaged.version}, trained on ImageNet-1k"
+    return _published(packaged.key, packaged.sha256, "new", origin, packaged.license)
 
 
 def _digest(backbone: nn.Module) -> str:
@@ -105,6 +144,7 @@ def _take_over(net: PillNet, path: Path, config: ExperimentConfig, kcodes: Seque
         raise TrainingError(f"model.weights: {path}: no such file (a relative path starts at {Path.cwd()})")
     checkpoint = Checkpoint.load(path)
     head = tuple(f"backbone.{prefix}" for prefix in head_prefixes(net.backbone))
+    start_classifier_small(net.backbone)
     state = net.state_dict()
     theirs = checkpoint.state_dict
     body = {name: value for name, value in theirs.items() if not name.startswith(head)}
@@ -121,10 +161,20 @@ def _take_over(net: PillNet, path: Path, config: ExperimentConfig, kcodes: Seque
     note_other_statistics(made_with.mean, made_with.std, config.preprocessing)
     same = tuple(kcodes) == checkpoint.kcodes
     shown = "kept" if same else f"{len(kept)} of {len(kcodes)} drugs kept" if kept and head else "new"
-    return StartWeights(str(path), sha256_file(path), shown, checkpoint.manifest_hash, checkpoint.learned_from)
+    first = checkpoint.first_weights
+    return StartWeights(
+        str(path),
+        sha256_file(path),
+        shown,
+        checkpoint.manifest_hash,
+        checkpoint.learned_from,
+        first.model_dump() if first is not None else None,
+    )
 
 
-def _require_fit(theirs: dict[str, Tensor], ours: dict[str, Tensor], path: Path, config: ExperimentConfig) -> None:
+def _require_fit(
+    theirs: dict[str, Tensor], ours: dict[str, Tensor], path: Path | str, config: ExperimentConfig
+) -> None:
     wrong = [f"{name} is missing" for name in ours if name not in theirs]
     wrong += [f"{name} is not of this net" for name in theirs if name not in ours]
     wrong += [
@@ -136,7 +186,7 @@ def _require_fit(theirs: dict[str, Tensor], ours: dict[str, Tensor], path: Path,
         raise TrainingError(_misfit(path, config, wrong))
 
 
-def _misfit(path: Path, config: ExperimentConfig, wrong: Sequence[str]) -> str:
+def _misfit(path: Path | str, config: ExperimentConfig, wrong: Sequence[str]) -> str:
     return (
         f"model.weights: {path} does not fit {config.model.backbone}: {len(wrong)} tensors ({listed(wrong)}). "
         "Set model.backbone and model.kwargs to those of the training that made it"

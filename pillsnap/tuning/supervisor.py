@@ -28,8 +28,8 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
+from pillsnap.core.cpu import usable_cores
 from pillsnap.core.errors import ConfigError, TrainingError
-from pillsnap.inference.session import usable_cores
 from pillsnap.tuning.storage import GRACE
 from pillsnap.tuning.study import ERROR, WORKER, counted, give_up, over
 from pillsnap.tuning.worker import WRONG, Order, run_worker

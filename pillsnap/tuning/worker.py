@@ -104,6 +104,11 @@ class _Stop:
     def __exit__(self, *_: object) -> None:
         self._within = False
 
+    def look(self) -> None:
+        """Between trials: raises KeyboardInterrupt where it was told to stop."""
+        if self._wanted:
+            raise KeyboardInterrupt("SIGTERM")
+
 
 def _is_in_store(frame: FrameType | None) -> bool:
     while frame is not None:
@@ -114,7 +119,7 @@ def _is_in_store(frame: FrameType | None) -> bool:
 
 
 def run_worker(order: Order, progress: Synchronized[float]) -> None:
-    """Do one trial. The entry point of the process; ends it with a status of its own.
+    """Do one trial, or several. The entry point of the process; ends it with a status of its own.
 
     Args:
         order: what to do.
@@ -130,7 +135,7 @@ def run_worker(order: Order, progress: Synchronized[float]) -> None:
         progress.value = time.monotonic()
 
     try:
-        do_one_trial(order, alive, stop)
+        do_trials(order, alive, stop)
         status = 0
     except KeyboardInterrupt:
         status = STOPPED
@@ -138,6 +143,29 @@ def run_worker(order: Order, progress: Synchronized[float]) -> None:
         _log.error("error: %s", error)
         status = WRONG if isinstance(error, ConfigError) else 1
     sys.exit(status)
+
+
+def do_trials(order: Order, alive: Callable[[], None], stop: _Stop) -> None:
+    """Do as many trials as one process may (``tuning.trials_per_process``), while there are any to do.
+
+    Raises:
+        ConfigError: as `do_one_trial`.
+        KeyboardInterrupt: as `do_one_trial`.
+    """
+    for _ in range(order.config.tuning.trials_per_process):
+        do_one_trial(order, alive, stop)
+        stop.look()
+        if not _is_more_to_do(order):
+            return
+
+
+def _is_more_to_do(order: Order) -> bool:
+    storage = open_storage(order.storage_url, wait=True)
+    try:
+        trials = load_study(order.config, order.study, storage, stream=order.stream).get_trials(deepcopy=False)
+    finally:
+        storage.engine.dispose()
+    return len(counted(trials)) < order.trials or any(trial.state == TrialState.WAITING for trial in trials)
 
 
 def do_one_trial(order: Order, alive: Callable[[], None], stop: AbstractContextManager[None]) -> None:

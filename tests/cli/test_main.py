@@ -135,6 +135,7 @@ def test_doctor_in_a_good_environment(call: Call, store: object) -> None:
         "ok       mlflow ",
         "ok       torch ",
         "trains on",
+        "ok       tf_efficientnet_lite0 can start from ImageNet weights: model.weights=package:efficientnet_lite0_",
         "ok       MLproject",
         "ok       MLflow store sqlite:",
     ):

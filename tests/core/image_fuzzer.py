@@ -27,7 +27,8 @@ import numpy as np
 from pillsnap.core.errors import ImageError
 from pillsnap.core.image_header import read_header
 from pillsnap.core.image_validator import ImageValidator
-from pillsnap.core.preprocessing import InferencePreprocessor, PreprocessingSpec
+from pillsnap.core.preprocessing import InferencePreprocessor
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 
 CASE_SECONDS = 60
 SIDE = 32

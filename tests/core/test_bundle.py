@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from pillsnap.core.bundle import BundleClass, BundleMetadata, Provenance
 from pillsnap.core.errors import BundleError
-from pillsnap.core.preprocessing import PreprocessingSpec
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 
 
 def metadata_of(**changes: Any) -> BundleMetadata:

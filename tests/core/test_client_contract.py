@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pillsnap.clients.phone import FOLDER
 from pillsnap.core.client_contract import STEPS, ClientContract, ConfigDifference, check_client_config
-from pillsnap.core.preprocessing import PreprocessingSpec
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 
 OURS = ClientContract().get_config()
 

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from pillsnap.core.errors import ImageError
 from pillsnap.core.image_codes import Refusal, Remark
 from pillsnap.core.image_validator import MAX_UPLOAD_BYTES, ImageValidator
-from pillsnap.core.preprocessing import InferencePreprocessor, PreprocessingSpec
+from pillsnap.core.preprocessing import InferencePreprocessor
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 
 made = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("image_samples.py"))))
 SAMPLES = made.make_samples()

@@ -11,13 +11,8 @@ from pydantic import ValidationError
 
 from pillsnap.core.boxes import Box, crop_to_box
 from pillsnap.core.errors import ImageError
-from pillsnap.core.preprocessing import (
-    REDUCED_TOLERANCE_LEVELS,
-    ClaheSpec,
-    InferencePreprocessor,
-    PreprocessingSpec,
-    UnifiedPreprocessor,
-)
+from pillsnap.core.preprocessing import InferencePreprocessor, UnifiedPreprocessor
+from pillsnap.core.preprocessing_spec import REDUCED_TOLERANCE_LEVELS, ClaheSpec, PreprocessingSpec
 
 PLAIN = PreprocessingSpec(target_size=32, clahe=ClaheSpec(enabled=False))
 

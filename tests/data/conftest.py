@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from pillsnap.cli.main import main
-from pillsnap.core.preprocessing import PreprocessingSpec
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 from pillsnap.data.audit import AuditLimits
 from pillsnap.data.prepare import PrepareRequest, prepare
 

@@ -17,7 +17,8 @@ from pillsnap.core.boxes import Box, crop_to_box
 from pillsnap.core.errors import DataError, ImageError, TamperedError
 from pillsnap.core.images import decode_rgb
 from pillsnap.core.manifest import ROW_SCHEMA, Manifest
-from pillsnap.core.preprocessing import InferencePreprocessor, PreprocessingSpec, UnifiedPreprocessor
+from pillsnap.core.preprocessing import InferencePreprocessor, UnifiedPreprocessor
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 from pillsnap.data import cache as cache_module
 from pillsnap.data.cache import KEY_FILE, PreparedCache, cache_folder
 from pillsnap.data.prepare import prepare

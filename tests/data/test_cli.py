@@ -150,7 +150,7 @@ def test_refusals_end_with_1_and_a_reason(call, raw, tmp_path):
 
 def test_render(call, tmp_path):
     arguments = ("data", "render", "--out", tmp_path / "demo", "--drugs", 2, "--studio-per-drug", 3)
-    arguments += ("--real-per-sitting", 1, "--workers", 1)
+    arguments += ("--real-per-drug", 30, "--workers", 1)
     status, out, err = call(*arguments)
     assert status == 0, err
     assert "rendered" in out

@@ -10,7 +10,7 @@ import pytest
 from pillsnap.core.errors import CatalogError, ConfigError, DataError
 from pillsnap.core.experiment import AugmentationConfig
 from pillsnap.core.manifest import SPLITS, Manifest
-from pillsnap.core.preprocessing import PreprocessingSpec
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 from pillsnap.data.prepare import prepare
 
 

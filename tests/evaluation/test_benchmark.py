@@ -10,12 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from pillsnap.cli.main import cli
+from pillsnap.core.cpu import usable_cores
 from pillsnap.core.errors import ConfigError, ImageError
 from pillsnap.core.files import sha256_file
 from pillsnap.core.images import decode_rgb
 from pillsnap.evaluation import benchmark as module
 from pillsnap.evaluation.benchmark import STAGES, WHOLE, Photo, drawn_photos, run_benchmark, time_stages
-from pillsnap.inference.session import PillSession, usable_cores
+from pillsnap.inference.session import PillSession
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ from pillsnap.clients.phone import FOLDER, PhoneClient
 from pillsnap.core.client_contract import ClientContract
 from pillsnap.core.files import sha256_bytes, write_bytes, write_json
 from pillsnap.core.images import decode_rgb
-from pillsnap.core.preprocessing import PreprocessingSpec, UnifiedPreprocessor
+from pillsnap.core.preprocessing import UnifiedPreprocessor
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 from pillsnap.synthetic.conditions import RealCondition
 from pillsnap.synthetic.drugs import design_drugs
 from pillsnap.synthetic.render import build_model, render_real

@@ -15,7 +15,8 @@ from pillsnap.clients.phone import FOLDER
 from pillsnap.core.client_contract import ClientContract, check_client_config
 from pillsnap.core.files import sha256_bytes
 from pillsnap.core.images import decode_rgb
-from pillsnap.core.preprocessing import InferencePreprocessor, PreprocessingSpec, UnifiedPreprocessor
+from pillsnap.core.preprocessing import InferencePreprocessor, UnifiedPreprocessor
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 
 GOLDEN = FOLDER / "golden"
 DOCUMENT = json.loads((GOLDEN / "vectors.json").read_text(encoding="utf-8"))

@@ -9,10 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from pillsnap.core.cpu import usable_cores
 from pillsnap.core.errors import BundleError, ConfigError, ImageError
 from pillsnap.core.files import sha256_file
-from pillsnap.core.preprocessing import ClaheSpec
-from pillsnap.inference.session import PillSession, usable_cores
+from pillsnap.core.preprocessing_spec import ClaheSpec
+from pillsnap.inference.session import PillSession
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from pillsnap.inference.session import PillSession
 from pillsnap.registry import judging
 from pillsnap.registry.judging import EXPERIMENT, candidates, judge
 from pillsnap.registry.promotion import promote, submit
-from pillsnap.tracking.run import find_artifact, tracked_run
+from pillsnap.tracking.fetching import find_artifact
+from pillsnap.tracking.run import tracked_run
 from pillsnap.tracking.run_model import log_bundle
 from pillsnap.tracking.store import connect
 

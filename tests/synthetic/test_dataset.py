@@ -14,8 +14,8 @@ import pytest
 from pillsnap.core.errors import ConfigError, DataError
 from pillsnap.synthetic.dataset import DemoSpec, render_dataset
 
-SPEC = DemoSpec(drugs=4, seed=5, studio_per_drug=4, real_rotations_per_sitting=1, workers=1)
-SMALLER = DemoSpec(drugs=2, seed=5, studio_per_drug=2, real_rotations_per_sitting=1, workers=1)
+SPEC = DemoSpec(drugs=4, seed=5, studio_per_drug=4, real_per_drug=30, workers=1)
+SMALLER = DemoSpec(drugs=2, seed=5, studio_per_drug=2, real_per_drug=30, workers=1)
 STUDIO_NAME = re.compile(r"(K-99\d{4})_0_[0-2]_[01]_[0-2]_(60|70|75|90)_(\d{3})_200\.png")
 REAL_NAME = re.compile(r"(K-99\d{4})_[0-4]_[0-2]_[01]_0_90_(\d{3})_200\.jpg")
 
@@ -41,10 +41,10 @@ def copy(rendered: Path, tmp_path: Path) -> Path:
 
 def test_same_bytes_with_two_workers(rendered: Path, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
-    spec = DemoSpec(drugs=4, seed=5, studio_per_drug=4, real_rotations_per_sitting=1, workers=2)
+    spec = DemoSpec(drugs=4, seed=5, studio_per_drug=4, real_per_drug=30, workers=2)
     report = render_dataset(tmp_path / "two", spec, lambda done, total: calls.append((done, total)))
     assert _bytes_of(tmp_path / "two") == _bytes_of(rendered)
-    assert calls == [(34 * n, 136) for n in (1, 2, 3, 4)]
+    assert calls == [(34 * n, 136) for n in (0, 1, 2, 3, 4)], "and a sign of life before the first is done"
     assert (report.reused, report.studio_images, report.real_images) == (False, 16, 120)
 
 
@@ -148,7 +148,7 @@ def test_file_or_link_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"drugs": 1}, {"seed": -1}, {"studio_per_drug": 1297}, {"real_rotations_per_sitting": 9}, {"workers": 0}],
+    [{"drugs": 1}, {"seed": -1}, {"studio_per_drug": 1297}, {"real_per_drug": 241}, {"workers": 0}],
 )
 def test_spec_out_of_range_is_refused(values: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections import defaultdict
@@ -39,11 +38,10 @@ def test_smaller_count_is_a_prefix_with_a_look_alike_pair(count: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_hundred_drugs_have_eight_groups_that_differ_by_imprint_only(seed: int) -> None:
+def test_of_a_hundred_drugs_thirty_two_differ_from_three_others_by_the_imprint_only(seed: int) -> None:
     groups = _groups(design_drugs(100, seed))
-    assert len(groups) == 8
+    assert [len(members) for members in groups.values()] == [4] * 8
     for members in groups.values():
-        assert 2 <= len(members) <= 3
         looks = {(d.shape, d.colors, d.long_mm, d.short_mm, d.glossy, d.speckled, d.front.ink) for d in members}
         assert len(looks) == 1
 
@@ -94,14 +92,6 @@ def test_drug_list_has_every_field_of_the_published_format() -> None:
         assert drug["training_config"].keys() == {"weight", "augmentation_level", "target_accuracy"}
         assert isinstance(drug["color"], list)
     assert json.loads(json.dumps(document, ensure_ascii=False)) == document
-
-
-def test_look_alikes_share_no_front_character() -> None:
-    for members in _groups(design_drugs(100)).values():
-        if members[0].front.ink is not None and len(members[0].front.text) == 4:
-            continue  # capsules carry four characters, which differ as a whole
-        for one, other in itertools.combinations(members, 2):
-            assert not set(one.front.text) & set(other.front.text)
 
 
 @pytest.mark.parametrize(("count", "seed"), [(1, 0), (201, 0), (10, -1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pillsnap.synthetic import render
 from pillsnap.synthetic.conditions import (
     RealCondition,
     StudioCondition,
@@ -98,11 +100,23 @@ def test_low_camera_foreshortens() -> None:
 @pytest.mark.parametrize("index", range(0, 100, 9))
 def test_whole_pill_is_in_the_centre_crop(index: int) -> None:
     model = _model(index)
-    for condition in choose_real(0, index, 1):
+    shares = []
+    for condition in choose_real(0, index, 30):
         sitting = draw_sitting(model, condition, 0)
         reach_px = model.surfaces[0].reach_px * sitting.long_px / LONG_PX
         assert np.hypot(*sitting.offset_xy) + reach_px <= 0.47 * 300 + 1e-6
-        assert 0.5 <= 2 * reach_px / 300 <= 0.95
+        shares.append(sitting.long_px / 300)
+    assert 0.45 <= min(shares) < max(shares) - 0.1
+    assert max(shares) <= 0.85
+
+
+def test_a_window_changes_nothing_outside_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pill and shadows are drawn in a part of the photo only: that part holds all of them."""
+    model, condition = _model(4), RealCondition(2, 1, 0, 90)
+    photo, _ = render_real(model, condition, 0)
+    monkeypatch.setattr(render, "_window", lambda *_: (0, 0, render.REAL_SIZE_WH))
+    whole, _ = render_real(model, condition, 0)
+    assert np.abs(photo.astype(int) - whole.astype(int)).max() <= 2
 
 
 def test_one_sitting_shares_what_other_sittings_do_not() -> None:
@@ -147,7 +161,9 @@ def test_choices_are_balanced_and_without_repeats() -> None:
         assert len(set(studio)) == count
         fronts = sum(condition.side == 0 for condition in studio)
         assert fronts == (count + 1) // 2
-    real = choose_real(0, 1, 2)
-    assert len(set(real)) == 60
+    real = choose_real(0, 1, 65)
+    assert len(set(real)) == 65
     assert len({condition.sitting_key() for condition in real}) == 30
-    assert len(set(choose_real(0, 1, 8))) == 240
+    each = Counter(condition.sitting_key() for condition in real)
+    assert Counter(each.values()) == {2: 25, 3: 5}
+    assert len(set(choose_real(0, 1, 240))) == 240

@@ -22,8 +22,9 @@ from mlflow.tracking import MlflowClient
 from pillsnap.core.errors import StoreError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.tracking import run as run_module
+from pillsnap.tracking.fetching import find_artifact
 from pillsnap.tracking.journal import Journal
-from pillsnap.tracking.run import find_artifact, tracked_run
+from pillsnap.tracking.run import tracked_run
 from pillsnap.tracking.source import CodeVersion, uncommitted_diff
 from pillsnap.tracking.sync import sync_run
 

@@ -13,8 +13,9 @@ from timm.layers import DropPath
 
 from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig, ModelConfig
-from pillsnap.core.preprocessing import PreprocessingSpec, UnifiedPreprocessor
-from pillsnap.training.backbone import PillNet, check_net, create_net
+from pillsnap.core.preprocessing import UnifiedPreprocessor
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
+from pillsnap.training.backbone import CLASSIFIER_STD, PillNet, check_net, create_net, start_classifier_small
 
 Config = Callable[..., ExperimentConfig]
 IMAGE = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -212,3 +213,16 @@ def test_other_statistics_of_the_weights_are_said_in_the_log(
 def test_arguments_with_a_key_of_their_own_are_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=f"model.kwargs: {key} cannot stand there"):
         create_net(ModelConfig(backbone="resnet18", pretrained=False, kwargs={key: 1}), PreprocessingSpec(), 4)
+
+
+@pytest.mark.parametrize("classes", [2, 100])
+def test_a_new_classifier_starts_small(tiny_config: Callable[..., ExperimentConfig], classes: int) -> None:
+    """The first answers are nearly even whatever the number of classes: no first gradient tears the features apart."""
+    config = tiny_config()
+    net = create_net(config.model, config.preprocessing, classes).eval()
+    start_classifier_small(net.backbone)
+    weight, bias = net.get_parameter("backbone.fc.weight"), net.get_parameter("backbone.fc.bias")
+    assert weight.std().item() == pytest.approx(CLASSIFIER_STD, rel=0.2)
+    assert not bias.any()
+    image = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8)
+    assert torch.softmax(net(image), dim=1).max().item() < 1.5 / classes

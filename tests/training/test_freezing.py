@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ from torch import nn
 
 from pillsnap.core.errors import ConfigError
 from pillsnap.core.experiment import ExperimentConfig
-from pillsnap.core.preprocessing import PreprocessingSpec
+from pillsnap.core.preprocessing_spec import PreprocessingSpec
 from pillsnap.training.backbone import PillNet, create_net
-from pillsnap.training.freezing import Freezer
+from pillsnap.training.freezing import Freezer, keeps_batch_norms
 from pillsnap.training.trainer import _Trainer
 
 Build = Callable[[dict[str, Any]], _Trainer]
@@ -93,3 +94,31 @@ def test_a_net_without_a_named_classifier_cannot_be_frozen() -> None:
 def test_freezing_for_the_whole_training_is_misconfigured(tiny_config: Callable[..., ExperimentConfig]) -> None:
     with pytest.raises(ConfigError, match=r"freeze_epochs \(2\) must be fewer than epochs \(2\)"):
         tiny_config({"training.freeze_epochs": 2})
+
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@pytest.mark.parametrize(("rule", "kept"), [("keep", True), ("train", False), ("auto", False)])
+def test_batch_norms_keep_their_statistics_where_asked(trainer: Build, rule: str, kept: bool) -> None:
+    """From random weights ``auto`` trains them. Their weights and biases learn in any case."""
+    built = trainer({"training.batch_norm": rule})
+    before = state(built)
+    built._train_epoch(1)
+    moved = changed(before, state(built))
+    statistics = {name for name in before if name.endswith(STATISTICS)}
+    assert statistics
+    assert moved == (before.keys() - statistics if kept else before.keys())
+
+
+def test_a_training_that_starts_from_weights_keeps_their_batch_norms(trainer: Build, tmp_path: Path) -> None:
+    """Of ``auto``, the default; also where it goes on after a kill, when the weights are not read again."""
+    first = trainer({})
+    first._keep(1, {"val_top1": 0.5, "val_loss": 1.0})
+    started = {"model.pretrained": True, "model.weights": str(tmp_path / "checkpoints" / "best-001.pt")}
+    built = trainer(started)
+    before = state(built)
+    built._train_epoch(1)
+    assert not [name for name in changed(before, state(built)) if name.endswith(STATISTICS)]
+    assert keeps_batch_norms("auto", started_from_weights=True)
+    assert not keeps_batch_norms("train", started_from_weights=True)

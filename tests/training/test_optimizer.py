@@ -9,7 +9,7 @@ from torch import nn
 
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.training.backbone import create_net
-from pillsnap.training.optimizer import base_rate, create_optimizer, create_schedule
+from pillsnap.training.optimizer import BackboneWarmup, base_rate, create_optimizer, create_schedule
 
 Config = Callable[..., ExperimentConfig]
 
@@ -129,3 +129,44 @@ def test_what_the_backbone_names_is_not_decayed(tiny_config: Config, layer_decay
     assert decay[id(net.get_parameter("backbone.pos_embed"))] == 0
     assert decay[id(net.get_parameter("backbone.cls_token"))] == 0
     assert decay[id(net.get_parameter("backbone.head.weight"))] == 0.5
+
+
+def rates_by_name(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    return {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+
+
+def test_backbone_and_classifier_have_rates_of_their_own(tiny_config: Config) -> None:
+    config = tiny_config({"training.backbone_lr_scale": 0.2, "training.layer_decay": 0.5, "training.base_lr": 0.01})
+    net = create_net(config.model, config.preprocessing, 6)
+    optimizer = create_optimizer(net, config)
+    schedule = create_schedule(optimizer, config, steps_per_epoch=4)
+    for update in range(1, 9):
+        schedule.step_update(update)
+        rate = rates_by_name(net, optimizer)
+        assert base_rate(optimizer) == rate["backbone.fc.weight"] == rate["backbone.fc.bias"]
+        assert rate["backbone.layer4.0.conv1.weight"] == pytest.approx(0.2 * 0.5 * rate["backbone.fc.weight"])
+        assert rate["backbone.conv1.weight"] == pytest.approx(0.2 * 0.5**5 * rate["backbone.fc.weight"])
+
+
+def test_after_head_first_epochs_the_backbone_warms_up_by_itself(tiny_config: Config) -> None:
+    overrides = {
+        "training.epochs": 4,
+        "training.freeze_epochs": 2,
+        "training.warmup_epochs": 1,
+        "training.base_lr": 0.01,
+        "schedule.warmup_factor": 0.1,
+    }
+    config = tiny_config(overrides)
+    net = create_net(config.model, config.preprocessing, 6)
+    optimizer = create_optimizer(net, config)
+    schedule = create_schedule(optimizer, config, steps_per_epoch=4)
+    warmup = BackboneWarmup(optimizer, config, steps_per_epoch=4)
+    shares = []
+    for update in range(1, 16):
+        schedule.step_update(update)
+        warmup.apply(update)
+        rate = rates_by_name(net, optimizer)
+        assert rate["backbone.conv1.weight"] == rate["backbone.layer4.0.bn1.bias"]
+        shares.append(round(rate["backbone.conv1.weight"] / rate["backbone.fc.weight"], 4))
+    assert shares[7:] == [0.1, 0.325, 0.55, 0.775, 1.0, 1.0, 1.0, 1.0]  # from the ninth update, the first of epoch 3

@@ -17,9 +17,9 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
+from pillsnap.core.cpu import usable_cores
 from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
-from pillsnap.inference.session import usable_cores
 from pillsnap.tuning.study import ERROR, RETRIES, RETRY_OF, WORKER, best_of, counted, over
 from pillsnap.tuning.supervisor import Supervisor
 from pillsnap.tuning.words import fate
@@ -54,6 +54,18 @@ def test_each_trial_has_a_process_of_its_own(supervise: Supervise, config: Exper
     again.run()
     drawn = {trial.params["model.drop_rate"] for trial in again.study.trials}
     assert (len(again.study.trials), len(drawn)) == (5, 5), "started again, it adds what is missing, and draws anew"
+
+
+def test_short_trials_may_share_a_process(supervise: Supervise, config: ExperimentConfig, toy_job: ToyJobs) -> None:
+    job = toy_job(mischief={1: "nan", 3: "dies once"})
+    supervisor = supervise(config.with_overrides({"tuning.trials": 6, "tuning.trials_per_process": 3}), job, workers=1)
+    assert supervisor.run() is True
+    assert fates(supervisor.study)[:3] == ["complete", "failed", "complete"], "a failed trial does not end its process"
+    assert len(over(supervisor.study.trials)) == 6
+    by_trial = {trial: process for trial, _, _, process in job.log()}
+    assert by_trial[0] == by_trial[1] == by_trial[2] != by_trial[3]
+    assert by_trial[4] == by_trial[5] == by_trial[6] != by_trial[3], "a process that was killed is replaced"
+    assert len({trial.params["model.drop_rate"] for trial in counted(supervisor.study.trials)}) == 6
 
 
 def test_workers_share_the_cores(

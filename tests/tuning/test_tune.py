@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import ConfigError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
-from pillsnap.tracking.run import find_artifact
+from pillsnap.tracking.fetching import find_artifact
 from pillsnap.training.batches import TrainingData
 from pillsnap.tuning.study import StudyResult
 from pillsnap.tuning.tune import run_study

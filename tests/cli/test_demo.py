@@ -1,0 +1,104 @@
+"""How the demo runs its steps: in this process or in one of its own, never silent, and gone when it is told to stop."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import click
+import psutil
+import pytest
+
+from pillsnap.cli import demo_steps, main
+from pillsnap.cli.demo_steps import Steps
+from pillsnap.core.errors import ConfigError, GateRefusedError, PillSnapError
+
+SHARES = {"one": 0.25, "two": 0.75}
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Commands that were called; `refuse`, `wrong` and `slow` do as they say."""
+    called: list[tuple[str, ...]] = []
+
+    @click.command(context_settings={"ignore_unknown_options": True})
+    @click.argument("words", nargs=-1)
+    def command(words: tuple[str, ...]) -> None:
+        called.append(words)
+        click.echo("model version 7 of this")
+        if "refuse" in words:
+            raise GateRefusedError("the gate says HOLD")
+        if "wrong" in words:
+            raise ConfigError("wrong")
+        if "slow" in words:
+            time.sleep(0.2)
+
+    monkeypatch.setattr(main, "cli", command)
+    return called
+
+
+def test_a_step_runs_in_this_process_is_shown_and_costed(
+    said: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = Steps(SHARES)
+    with steps.speaking():
+        output = steps.run("one", "data", "render", "--out", "a b", "slow")
+        steps.run("two", "x", "refuse", may_refuse=True)
+    assert said == [("data", "render", "--out", "a b", "slow"), ("x", "refuse")]
+    assert output == "model version 7 of this\n"
+    shown = capsys.readouterr().out
+    assert "── 1. one\n$ pillsnap data render --out 'a b' slow\nmodel version 7" in shown
+    assert "── 2. two  (about 1 s to go)" in shown, "three times as long as the first"
+    assert "the gate says HOLD" in shown
+    assert [cost.title for cost in steps.costs] == ["one", "two"]
+    assert steps.costs[0].wall_s >= 0.2
+
+
+@pytest.mark.parametrize(("word", "error"), [("refuse", GateRefusedError), ("wrong", ConfigError)])
+def test_what_fails_ends_the_demo(said: list[tuple[str, ...]], word: str, error: type[Exception]) -> None:
+    steps, before = Steps(SHARES), (sys.stdout, sys.stderr)
+    with pytest.raises(error), steps.speaking():
+        steps.run("one", word)
+    assert (sys.stdout, sys.stderr) == before
+    assert not steps.costs
+
+
+def test_silence_is_broken(
+    said: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo_steps, "_SILENCE_S", 0.05)
+    monkeypatch.setattr(demo_steps, "_LOOK_S", 0.02)
+    steps = Steps(SHARES)
+    with steps.speaking():
+        steps.run("one", "slow")
+    assert "  … one: 0 s" in capsys.readouterr().err
+
+
+def test_a_process_of_its_own_is_shown_as_it_speaks_and_its_failure_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    steps = Steps(SHARES)
+    with steps.speaking():
+        assert "print this help message" in steps.run_process("one", "base64", "-h")
+        with pytest.raises(PillSnapError, match="step 2 \\(two\\) ended with status 1: this_is_no_module"):
+            steps.run_process("two", "this_is_no_module")
+    assert "$ base64 -h" in capsys.readouterr().out
+
+
+def test_who_is_told_to_stop_leaves_no_grandchild() -> None:
+    """As ``mlflow run``, which ends at SIGTERM and leaves its child."""
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    child = f"child = subprocess.Popen([sys.executable, '-c', {deaf!r}])"
+    parent = f"import subprocess, sys; {child}; print(child.pid, flush=True); child.wait()"
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        lines = {process.stdout.readline().strip(), process.stdout.readline().strip()}
+        grandchild = psutil.Process(int((lines - {"up"}).pop()))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(demo_steps, "_LAST_WORDS_S", 0.2)
+            demo_steps._end_group(process)
+        assert grandchild.wait(5) is None or not grandchild.is_running()
+    assert process.returncode is not None

@@ -1,0 +1,86 @@
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pillsnap
+from pillsnap.core.process_environment import prepare_environment
+
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+PACKAGE = Path(pillsnap.__file__).parent
+READ_AT_TORCH = """
+import os, sys
+class Torch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("torch finds", os.environ.get("OMP_WAIT_POLICY"))
+            raise SystemExit
+sys.meta_path.insert(0, Torch())
+"""
+"""Stands where torch would be loaded, which takes seconds, and tells what torch would read."""
+
+
+def run(code: str, **variables: str) -> str:
+    clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**clean, **variables}, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("clean")
+def test_threads_sleep_while_they_wait() -> None:
+    prepare_environment()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("name", VARIABLES)
+def test_what_the_user_has_set_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "ACTIVE")
+    prepare_environment()
+    assert {key: os.environ[key] for key in VARIABLES if key in os.environ} == {name: "ACTIVE"}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["from pillsnap.cli.main import main; main()", "import runpy; runpy.run_module('pillsnap', None, '__main__')"],
+)
+def test_the_command_line_sets_it(entry: str) -> None:
+    code = f"""
+import atexit, os, sys
+sys.argv = ["pillsnap", "--version"]
+atexit.register(lambda: print(os.environ.get("OMP_WAIT_POLICY"), "torch" in sys.modules, "numpy" in sys.modules))
+{entry}
+"""
+    assert run(code).splitlines()[-1] == "PASSIVE False False"
+    assert run(code, OMP_WAIT_POLICY="active").splitlines()[-1] == "active False False"
+
+
+@pytest.mark.parametrize("module", ["pillsnap.training.device", "pillsnap.exporting.export"])
+def test_it_is_set_before_the_library_loads_torch(module: str) -> None:
+    assert run(f"{READ_AT_TORCH}\nimport {module}") == "torch finds PASSIVE\n"
+
+
+def test_torch_is_imported_only_where_it_is_set_before() -> None:
+    """At the top of a module: only in packages whose ``__init__`` prepares. In a function: under the command line."""
+    heads: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if {name.partition(".")[0] for name in names} & {"torch", "torchvision", "timm"}:
+                heads.setdefault(path.relative_to(PACKAGE).parts[0], set()).add(path.name)
+    assert sorted(heads) == ["exporting", "training"]
+    for package in heads:
+        assert "\nprepare_environment()" in (PACKAGE / package / "__init__.py").read_text(encoding="utf-8")

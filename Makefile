@@ -1,4 +1,5 @@
-# make demo: the whole journey.   make test: lint, types, layers, tests.   Both make their own environment.
+# make demo: the whole journey.   make test: lint, types, layers, tests.   make test-all: the long tests too.
+# Each makes its own environment.
 VENV ?= .venv
 PYTHON ?= python3
 PORT ?= 5000
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format ui install clean
+.PHONY: demo test test-all lint format ui install clean
 
 install: $(STAMP)
 
@@ -21,8 +22,10 @@ demo: $(STAMP)
 	$(BIN)/pillsnap demo $(DEMO)
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --durations 25 $(TESTS) \
-		|| { test $$? -eq 1 && $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(TESTS); }
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --durations 25 -m 'not long' $(TESTS)
+
+test-all: $(STAMP) lint
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --durations 25 --hypothesis-profile long $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -72,7 +72,7 @@ class Steps:
         """Within, a line comes at least every ten seconds."""
         out, err = _Listener(sys.stdout), _Listener(sys.stderr)
         before = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+        sys.stdout, sys.stderr = out, err
         self._streams = (out, err)
         clock = threading.Thread(target=self._say_where, name="demo-clock", daemon=True)
         clock.start()

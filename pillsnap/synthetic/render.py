@@ -126,7 +126,8 @@ def render_studio(model: PillModel, condition: StudioCondition, seed: int) -> U8
     left = camera.shadow_map(cover, Shadow(3.0, (0, 1.5), 0.35), Shadow(9.0, away, 0.30))
     left *= camera.falloff(STUDIO_SIZE_WH, (-0.03 * direction[0], -0.03 * direction[1]), 0.05)
     grey = np.round(left * _STUDIO_GREY[condition.background]).astype(np.uint8)
-    image = camera.tinted(camera.blend(cv2.merge([grey] * 3), color, cover), gains)
+    ground = np.asarray(cv2.merge([grey] * 3), dtype=np.uint8)
+    image = camera.tinted(camera.blend(ground, color, cover), gains)
     return camera.add_noise(image, 0.8, rng)
 
 

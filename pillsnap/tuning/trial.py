@@ -199,7 +199,10 @@ class TrialObserver:
         if not self._best or self._rank(metrics) > self._rank(self._best):
             self._best = {"epoch": epoch, **{key: metrics[key] for key in (objective, *self._tuning.floors)}}
             self._trial.set_user_attr(BEST, self._best)
-        _log.info("trial %d, epoch %d: %s %.1f %%", number, epoch, objective, 100 * value)
+        _log.info(
+            "trial %d (of %d), epoch %d of %d: %s %.1f %%",
+            number, self._tuning.trials, epoch, self._tuning.epochs, objective, 100 * value,
+        )  # fmt: skip
         if epoch in self._known:
             return
         self._trial.report(value, epoch)

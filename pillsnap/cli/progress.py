@@ -11,13 +11,14 @@ from typing import Any
 import click
 
 _log = logging.getLogger(__name__)
-_LINE_SECONDS = 10.0
+_LINE_SECONDS = 8.0
+"""So that with an item of two seconds a line still comes every ten."""
 _FIRST_GUESS_S = 5.0
 _LONG_TRAINING_S, _LONG_LINE_SECONDS = 600.0, 60.0
 
 
 class Progress:
-    """How far a piece of work is: a bar on a terminal, otherwise a line at once, one every 10 s, and one at the end.
+    """How far a piece of work is: a bar on a terminal, otherwise a line at once, one every 8 s, and one at the end.
 
     Called with stage, done and total; a context manager that closes the bar.
     """
@@ -69,7 +70,7 @@ class Progress:
 
 
 class TrainingProgress:
-    """How far a training is: a bar on a terminal, otherwise a line every 10 s (after ten minutes: a minute) and one an
+    """How far a training is: a bar on a terminal, otherwise a line every 8 s (after ten minutes: a minute) and one an
     epoch.
 
     The time that is left is told from what this process has done: what another process did before says nothing of this

@@ -8,7 +8,7 @@ from pillsnap.cli import progress as progress_module
 from pillsnap.cli.progress import Progress
 
 
-def test_a_line_at_once_one_every_ten_seconds_and_one_at_the_end(
+def test_a_line_at_once_one_every_eight_seconds_and_one_at_the_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 100.0
@@ -21,8 +21,8 @@ def test_a_line_at_once_one_every_ten_seconds_and_one_at_the_end(
         progress("listed", 7, 7)
     assert capsys.readouterr().err.splitlines() == [
         "rendering: 0 of 1,200",
-        "rendering: 500 of 1,200, 14 s to go",
-        "rendering: 1,000 of 1,200, 4 s to go",
+        "rendering: 400 of 1,200, 16 s to go",
+        "rendering: 800 of 1,200, 8 s to go",
         "rendering: 1,200 of 1,200",
         "listed: 0 of 0",
         "listed: 7 of 7",

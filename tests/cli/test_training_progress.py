@@ -51,7 +51,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def test_a_line_every_ten_seconds_and_one_an_epoch(clock: Clock, lines: pytest.LogCaptureFixture) -> None:
+def test_a_line_every_eight_seconds_and_one_an_epoch(clock: Clock, lines: pytest.LogCaptureFixture) -> None:
     with TrainingProgress(epochs=3, updates_per_epoch=100) as progress:
         for step in range(1, 101):
             clock.now += 0.3
@@ -60,8 +60,9 @@ def test_a_line_every_ten_seconds_and_one_an_epoch(clock: Clock, lines: pytest.L
         clock.now += 15
         progress.update(150, STEP)
     assert lines.messages == [
-        "epoch 1 of 3, update 34 of 100: loss 1.500, 200 images/s, 80 s to go",
-        "epoch 1 of 3, update 68 of 100: loss 1.500, 200 images/s, 70 s to go",
+        "epoch 1 of 3, update 27 of 100: loss 1.500, 200 images/s, 82 s to go",
+        "epoch 1 of 3, update 54 of 100: loss 1.500, 200 images/s, 74 s to go",
+        "epoch 1 of 3, update 81 of 100: loss 1.500, 200 images/s, 66 s to go",
         "epoch 1 of 3: loss 1.250, validation top-1 50.0 %, top-5 75.0 %, 200 images/s, 60 s to go",
         "epoch 2 of 3, update 50 of 100: loss 1.500, 200 images/s, 45 s to go",
     ]
@@ -73,7 +74,7 @@ def test_a_long_training_says_less(clock: Clock, lines: pytest.LogCaptureFixture
             clock.now += 1.0
             progress.update(step, STEP)
     steps = [int(line.split("update ")[1].split()[0]) for line in lines.messages]
-    assert steps == [*range(10, 600, 10), *range(650, 1001, 60)]
+    assert steps == [*range(8, 600, 8), *range(652, 1001, 60)]
 
 
 def test_the_time_to_go_is_told_from_the_epochs_of_this_process(clock: Clock, lines: pytest.LogCaptureFixture) -> None:

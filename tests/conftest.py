@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: two workers share the cores
 
 import importlib
+import multiprocessing
 import runpy
 import shutil
 import warnings
@@ -94,6 +95,14 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
             Path(target).write_bytes(ONE_PIXEL)
 
     monkeypatch.setattr(Figure, "savefig", save)
+
+
+@pytest.fixture(scope="session")
+def forkserver() -> Any:
+    """What processes are forked from that need torch and MLflow: each would import them for seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pillsnap.training.trainer", "pillsnap.tuning.trial", "pillsnap.tuning.worker"])
+    return context
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import runpy
@@ -92,6 +91,7 @@ def launch(
     tiny_config: Callable[..., ExperimentConfig],
     tmp_path: Path,
     request: pytest.FixtureRequest,
+    forkserver: Any,
 ) -> Launch:
     """``launch(overrides, failure)``: two processes; the launcher's exit status and what they said."""
 
@@ -101,7 +101,7 @@ def launch(
         places = (data.manifest.root, data.cache.folder.parent, tmp_path / "c.yaml", tmp_path / folder)
         words = [*map(str, places), *([failure] if failure else [])]
         if request.param == "forked":
-            return forked(script, words, tmp_path / "log")
+            return forked(forkserver, script, words, tmp_path / "log")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
         done = subprocess.run(
             [*command, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
@@ -111,10 +111,8 @@ def launch(
     return run
 
 
-def forked(script: Path, words: list[str], log: Path) -> tuple[int, str]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pillsnap.training.trainer"])
-    agent = context.Process(target=_agent, args=(script, words, log))
+def forked(forkserver: Any, script: Path, words: list[str], log: Path) -> tuple[int, str]:
+    agent = forkserver.Process(target=_agent, args=(script, words, log))
     agent.start()
     agent.join(120)
     if agent.is_alive():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import threading
 import uuid
@@ -133,6 +134,26 @@ def supervise(url: str) -> Iterator[Callable[..., Supervisor]]:
 def postgres_url(postgres: Any) -> str:
     """Of an empty database on the server."""
     return str(postgres.create(f"t{uuid.uuid4().hex}"))
+
+
+@pytest.fixture
+def spawned() -> None:
+    """The workers of this test are spawned, as by the product."""
+
+
+@pytest.fixture(autouse=True)
+def _forked_workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, forkserver: Any) -> None:
+    """But for the long tests and for who asks for `spawned`: only the import of torch is left out."""
+    if request.node.get_closest_marker("long") or "spawned" in request.fixturenames:
+        return
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    from forked import Forked  # type: ignore[import-not-found]
+
+    real = multiprocessing.get_context
+    monkeypatch.setattr(
+        "pillsnap.tuning.supervisor.multiprocessing.get_context",
+        lambda method=None: Forked(forkserver) if method == "spawn" else real(method),
+    )
 
 
 @pytest.fixture(autouse=True)

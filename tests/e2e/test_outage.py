@@ -167,6 +167,7 @@ def test_a_server_that_is_killed_and_comes_back(
     assert {"learning_curves.png", "report.md", "checkpoints", "samples", "environment"} <= names
 
 
+@pytest.mark.long
 def test_a_server_that_does_not_come_back_and_the_sync_later(
     place: SimpleNamespace, undisturbed: dict[str, list[tuple[int, float]]]
 ) -> None:
@@ -205,6 +206,7 @@ def test_a_server_that_does_not_come_back_and_the_sync_later(
     assert {"learning_curves.png", "evaluation", "gate", "export", "checkpoints"} <= names
 
 
+@pytest.mark.long
 def test_at_the_start_a_person_is_told_at_once(place: SimpleNamespace) -> None:
     place.server.kill()
     process = place.start("train", *place.options)

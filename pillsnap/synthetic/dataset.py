@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -304,9 +305,10 @@ def _draw_sheet(root: Path, designs: Sequence[PillDesign], spec: DemoSpec) -> li
     return [_write(root, CONTACT_SHEET, _encode(draw_contact_sheet(designs, spec.seed), ".png", []))]
 
 
-def _one_thread() -> None:
-    """Each process keeps OpenCV to one thread: the processes share the cores."""
+def _start_worker() -> None:
+    """Each process keeps OpenCV to one thread, as they share the cores; Ctrl-C is for the one that started them."""
     cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _render_all(
@@ -328,7 +330,7 @@ def _render_all(
             collect(_render_drug(root, design, spec), count)
         return [*records, *_draw_sheet(root, designs, spec)]
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         sheet = pool.submit(_draw_sheet, root, designs, spec)  # the longest piece of work goes first
         futures = [pool.submit(_render_drug, root, design, spec) for design in designs]
         try:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import re
 import shutil
+import signal
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
 import pytest
 
 from pillsnap.core.errors import ConfigError, DataError
-from pillsnap.synthetic.dataset import DemoSpec, render_dataset
+from pillsnap.synthetic.dataset import DemoSpec, _start_worker, render_dataset
 
 SPEC = DemoSpec(drugs=4, seed=5, studio_per_drug=4, real_per_drug=30, workers=1)
 SMALLER = DemoSpec(drugs=2, seed=5, studio_per_drug=2, real_per_drug=30, workers=1)
@@ -153,3 +156,10 @@ def test_file_or_link_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
 def test_spec_out_of_range_is_refused(values: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
         DemoSpec(**values)
+
+
+def test_ctrl_c_is_for_the_process_that_started_the_workers() -> None:
+    """A terminal sends it to all of them, and a worker that dies of it prints a trace."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_start_worker) as pool:
+        assert pool.submit(signal.getsignal, signal.SIGINT).result() is signal.SIG_IGN

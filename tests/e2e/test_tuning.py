@@ -60,7 +60,7 @@ def test_sigterm_then_status_then_another(place: SimpleNamespace) -> None:
         if len(begun) == 2:
             break
     process.send_signal(signal.SIGTERM)
-    rest, _ = process.communicate(timeout=120)
+    rest, _ = process.communicate(timeout=300)
     assert process.returncode == 1, "".join(said) + rest
     assert "error: interrupted" in rest
     assert "Traceback" not in rest

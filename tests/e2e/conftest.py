@@ -90,5 +90,5 @@ def site(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Site:
 def journey(site: Site) -> tuple[int, str]:
     """Exit status and output of ``pillsnap demo``."""
     process = site.start(site.demo_command, PROJECT)
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=580)
     return process.returncode, output

@@ -56,7 +56,7 @@ class Server:
                 env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # ten processes that nobody needs
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             try:
                 urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
@@ -133,7 +133,7 @@ def artifact_names(folder: Path, run_id: str) -> set[str]:
 @pytest.fixture(scope="module")
 def undisturbed(place: SimpleNamespace) -> dict[str, list[tuple[int, float]]]:
     process = place.start("train", *place.options)
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     found = history(place.store, run_of(output))
     assert [step for step, _ in found["step_loss"]] == list(range(1, EPOCHS * PER_EPOCH + 1))
@@ -152,7 +152,7 @@ def test_a_server_that_is_killed_and_comes_back(
         process.send_signal(signal.SIGSTOP)  # the server needs longer to start than this training to end
         place.server.start()
         process.send_signal(signal.SIGCONT)
-        rest, _ = process.communicate(timeout=200)
+        rest, _ = process.communicate(timeout=300)
     finally:
         process.kill()
         process.communicate()
@@ -167,6 +167,7 @@ def test_a_server_that_is_killed_and_comes_back(
     assert {"learning_curves.png", "report.md", "checkpoints", "samples", "environment"} <= names
 
 
+@pytest.mark.long
 def test_a_server_that_does_not_come_back_and_the_sync_later(
     place: SimpleNamespace, undisturbed: dict[str, list[tuple[int, float]]]
 ) -> None:
@@ -188,12 +189,12 @@ def test_a_server_that_does_not_come_back_and_the_sync_later(
     assert place.store.get_run(run_id).info.status == "RUNNING"
 
     refused = place.start("tracking", "sync")
-    output, _ = refused.communicate(timeout=100)
+    output, _ = refused.communicate(timeout=300)
     assert (refused.returncode, "cannot be used" in output) == (1, True), output
     place.server.start()
     for expected in (f"run {run_id}: ", "nothing waits"):  # a second time there is nothing to do
         sync = place.start("tracking", "sync")
-        output, _ = sync.communicate(timeout=100)
+        output, _ = sync.communicate(timeout=300)
         assert (sync.returncode, expected in output) == (0, True), output
     run = place.store.get_run(run_id)
     assert run.info.status == "FINISHED"
@@ -205,10 +206,11 @@ def test_a_server_that_does_not_come_back_and_the_sync_later(
     assert {"learning_curves.png", "evaluation", "gate", "export", "checkpoints"} <= names
 
 
+@pytest.mark.long
 def test_at_the_start_a_person_is_told_at_once(place: SimpleNamespace) -> None:
     place.server.kill()
     process = place.start("train", *place.options)
-    output, _ = process.communicate(timeout=100)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "Check MLFLOW_TRACKING_URI and that the server runs" in output
     assert "epoch" not in output

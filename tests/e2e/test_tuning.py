@@ -1,4 +1,7 @@
-"""``pillsnap tune`` as a user starts it: stopped by SIGTERM, looked at, and gone on with."""
+"""``pillsnap tune`` as a user starts it: stopped by SIGTERM, looked at, and gone on with.
+
+The same without the command: ``tests/tuning/test_supervisor.py``, ``tests/cli/test_tune.py``.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,7 @@ def runs_of(place: SimpleNamespace, kind: str) -> list[Run]:
     return list(store.search_runs([experiment.experiment_id], f"tags.`pillsnap.kind` = '{kind}'"))
 
 
+@pytest.mark.long
 def test_sigterm_then_status_then_another(place: SimpleNamespace) -> None:
     """One story, since each step needs the one before."""
     longer = ("--set", "tuning.epochs=100000", "--set", "name=night")
@@ -56,7 +60,7 @@ def test_sigterm_then_status_then_another(place: SimpleNamespace) -> None:
         if len(begun) == 2:
             break
     process.send_signal(signal.SIGTERM)
-    rest, _ = process.communicate(timeout=120)
+    rest, _ = process.communicate(timeout=300)
     assert process.returncode == 1, "".join(said) + rest
     assert "error: interrupted" in rest
     assert "Traceback" not in rest

@@ -17,8 +17,7 @@ from pillsnap.registry.promotion import promote, rollback
 from pillsnap.tracking.store import tracking_uri
 
 _serving = runpy.run_path(str(Path(__file__).parents[1] / "serving" / "conftest.py"))
-served, jpeg = _serving["served"], _serving["jpeg"]
-pytestmark = pytest.mark.e2e
+served, served_here, jpeg = _serving["served"], _serving["served_here"], _serving["jpeg"]
 CLIENTS = 4
 
 
@@ -50,9 +49,11 @@ def start(served: Any, gate: Any, *arguments: str) -> Any:
     return served("--model", "models:/pills@champion", "--poll", "0.1", "--threads", "1", *arguments, **environment)
 
 
-@pytest.mark.parametrize("swaps", [3, pytest.param(20, marks=pytest.mark.long)])
-def test_swaps_under_load_lose_no_request(two_champions: dict[str, str], served: Any, gate: Any, swaps: int) -> None:
-    server = start(served, gate)
+@pytest.mark.parametrize(("where", "swaps"), [("served_here", 3), pytest.param("served", 20, marks=pytest.mark.long)])
+def test_swaps_under_load_lose_no_request(
+    two_champions: dict[str, str], request: pytest.FixtureRequest, gate: Any, where: str, swaps: int
+) -> None:
+    server = start(request.getfixturevalue(where), gate)
     stop = threading.Event()
     answers: list[tuple[int, str, str]] = []
     photo = jpeg(2)
@@ -90,9 +91,9 @@ def test_swaps_under_load_lose_no_request(two_champions: dict[str, str], served:
 
 
 def test_a_champion_that_was_tampered_with_raises_the_alarm(
-    two_champions: dict[str, str], served: Any, gate: Any, tmp_path: Path
+    two_champions: dict[str, str], served_here: Any, gate: Any, tmp_path: Path
 ) -> None:
-    server = start(served, gate)
+    server = start(served_here, gate)
     assert version_served(server.url) == "2"
     for path in tmp_path.glob("mlartifacts/exp/models/*/artifacts/model.onnx"):
         path.write_bytes(path.read_bytes() + b"\0")
@@ -113,13 +114,11 @@ def test_a_champion_that_was_tampered_with_raises_the_alarm(
     assert "is not the one that was judged" in server.log.read_text()
 
 
-def test_the_server_starts_without_the_registry(two_champions: dict[str, str], served: Any, gate: Any) -> None:
-    first = start(served, gate)
+def test_the_server_starts_without_the_registry(two_champions: dict[str, str], served_here: Any, gate: Any) -> None:
+    first = start(served_here, gate)
     assert first.post(jpeg(1)).json()["model"]["version"] == "2"
-    first.process.terminate()
-    first.process.wait(timeout=40)
     away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "PILLSNAP_TRUST_ROOT": str(gate.trust.folder)}
-    second = served("--model", "models:/pills@champion", "--threads", "1", **away)
+    second = served_here("--model", "models:/pills@champion", "--threads", "1", **away)
     state = requests.get(f"{second.url}/readyz", timeout=10).json()
     assert (state["registry"], state["kept_copy"], state["model"]["version"]) == ("down", True, "2")
     assert second.post(jpeg(1)).json()["predictions"][0]["kcode"] == "K-990002"
@@ -127,12 +126,12 @@ def test_the_server_starts_without_the_registry(two_champions: dict[str, str], s
 
 
 def test_the_challenger_answers_in_the_shadow(
-    two_champions: dict[str, str], candidate: Callable[..., str], served: Any, gate: Any
+    two_champions: dict[str, str], candidate: Callable[..., str], served_here: Any, gate: Any
 ) -> None:
     version = candidate(wrong=1)  # it answers class 0 wrongly
     gate.judge(version)
     promote("pills", version, "challenger")
-    server = start(served, gate, "--shadow")
+    server = start(served_here, gate, "--shadow")
 
     def outcomes() -> dict[str, float]:
         text = requests.get(f"{server.url}/metrics", timeout=10).text

@@ -163,7 +163,7 @@ class Registry:
         options = ("--manifest", self.manifest.root, "--key", self.folder / "gate.key", "--poll", poll_s)
         secret = ("--webhook-secret", self.home / "webhook.secret", "--webhook-port", port)
         self.start(name, "gate-service", *options, *secret)
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), 120, self, name)
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), 300, self, name)
 
     def stop(self, name: str, number: int = signal.SIGTERM) -> int:
         process = self.processes.pop(name)
@@ -173,7 +173,7 @@ class Registry:
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
-    def judged(self, version: str, timeout_s: float = 90) -> str:
+    def judged(self, version: str, timeout_s: float = 300) -> str:
         """The verdict, when it is there."""
         wait_until(lambda: "gate.verdict" in self.tags(version), timeout_s, self, "gate")
         return self.tags(version)["gate.verdict"]

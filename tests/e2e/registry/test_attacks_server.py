@@ -256,7 +256,11 @@ def _huge(path: Path) -> None:
         stream.truncate(3_000_000_000)  # a hole: takes no room on the disk
 
 
-@pytest.mark.parametrize("spoil", [_custom_operator, _external_data, _pickle, _huge], ids=lambda f: f.__name__[1:])
+@pytest.mark.parametrize(
+    "spoil",
+    [_pickle, *(pytest.param(spoil, marks=pytest.mark.long) for spoil in (_custom_operator, _external_data, _huge))],
+    ids=lambda f: f.__name__[1:],
+)
 def test_attack_file_that_is_no_bundle(registry: Any, judged: Any, spoil: Any) -> None:
     version = registry.register(change=spoil)
     registry.set_alias("erik", version, "candidate")

@@ -47,6 +47,7 @@ def test_attack_gate_service_killed_in_the_middle(registry: Any) -> None:
     assert decisions(registry, version) == 1
 
 
+@pytest.mark.long
 def test_a_restart_judges_nothing_again(registry: Any) -> None:
     version = registry.register()
     registry.set_tag("erik", version, "CANDIDATE", "yes")
@@ -57,6 +58,7 @@ def test_a_restart_judges_nothing_again(registry: Any) -> None:
     assert decisions(registry, version) == 1
 
 
+@pytest.mark.long
 def test_the_webhook_wakes_the_service(registry: Any) -> None:
     registry.stop("gate")
     registry.start_gate(poll_s=3600)
@@ -72,6 +74,7 @@ def test_the_webhook_wakes_the_service(registry: Any) -> None:
         registry.start_gate()
 
 
+@pytest.mark.long
 def test_two_services_at_once(registry: Any) -> None:
     registry.start_gate("second", poll_s=0.2, port=registry.spare_port)
     try:
@@ -84,6 +87,7 @@ def test_two_services_at_once(registry: Any) -> None:
         assert registry.stop("second") == 0
 
 
+@pytest.mark.long
 def test_attack_registry_down_while_judging(registry: Any) -> None:
     version = registry.register()
     registry.set_alias("erik", version, "candidate")

@@ -134,6 +134,7 @@ def test_a_good_version_becomes_champion(registry: Any, browser: Browser) -> Non
     assert registry.champion() == version
 
 
+@pytest.mark.long
 def test_a_rejected_version_is_refused_with_the_reason(registry: Any, browser: Browser) -> None:
     before = registry.champion()
     version = registry.register(3)
@@ -160,6 +161,7 @@ def test_attack_engineer_promotes_in_the_web_ui(registry: Any, browser: Browser)
     assert registry.champion() == before
 
 
+@pytest.mark.long
 def test_attack_script_in_description_and_tags(registry: Any, browser: Browser) -> None:
     version = registry.register(1)
     body = {"name": MODEL, "version": version, "description": EVIL}

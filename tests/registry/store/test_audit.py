@@ -149,7 +149,7 @@ def test_tables_are_made_once_and_mlflows_migrations_are_left_alone(recorded: An
     before = revisions("alembic_version")
     assert revisions(audit.VERSION_TABLE) == ["0001"]
     command = [sys.executable, "-W", "ignore", "-m", "mlflow", "db", "upgrade", database]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert revisions("alembic_version") == before
     from pillsnap.registry.store import gated_store

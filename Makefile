@@ -1,4 +1,5 @@
-# make demo: the whole journey.   make test: lint, types, layers, tests.   Both make their own environment.
+# make demo: the whole journey.   make test: lint, types, layers, tests.   make test-all: the long tests too.
+# Each makes its own environment.
 VENV ?= .venv
 PYTHON ?= python3
 PORT ?= 5000
@@ -7,22 +8,25 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format ui install clean
+.PHONY: demo test test-all lint format ui install clean
 
 install: $(STAMP)
 
 $(STAMP): constraints.txt $(wildcard requirements/*.txt) pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PillSnap needs Python 3.11 or newer: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "Installing into $(VENV): some minutes, and 8 GB on the disk; torch is the largest part"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
 demo: $(STAMP)
 	$(BIN)/pillsnap demo $(DEMO)
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --durations 25 $(TESTS) \
-		|| { test $$? -eq 1 && $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(TESTS); }
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --durations 25 -m 'not long' $(TESTS)
+
+test-all: $(STAMP) lint
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --durations 25 --hypothesis-profile long $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
     python benchmarks/edge_latency.py --data workspace/demo/data --threads 2
     python benchmarks/edge_latency.py --backbones tf_efficientnetv2_s "tf_efficientnetv2_s {act_layer: relu}"
 
-Each backbone gets random weights (time does not hang on them), goes through the exporter and, for its 8-bit variant,
+Each backbone gets random weights (time does not hang on them), goes through the exporter and, for its variants,
 through `pillsnap quantise` without search (a few calibration images: of no worth but for the time). All are timed as
 the gate times them: `measure_latency` on test photos that went through the reference client. Rounds of all nets take
 turns; the table has the median of the rounds' figures and the best round, nearest to a machine that is idle else.
@@ -34,7 +34,7 @@ _CALIBRATION_IMAGES = 4 * LEAST_CALIBRATION_IMAGES  # asked for; evenly over the
 
 
 def export_random(asked: str, size: int, manifest: Manifest, folder: Path) -> dict[str, Path]:
-    """The bundle of an untrained net, and its 8-bit variant.
+    """The bundle of an untrained net, and its variants.
 
     Args:
         asked: timm's name of the backbone; after a blank, if wanted, the experiment's ``model.kwargs`` as YAML.
@@ -60,9 +60,15 @@ def export_random(asked: str, size: int, manifest: Manifest, folder: Path) -> di
     checkpoint = Checkpoint(config, few.catalog.kcodes, few.hash, 1, {}, net.state_dict())
     folder.mkdir()
     bundle = export_bundle(checkpoint, few, folder / "float.onnx").bundle
-    eight = Recipe(engine="openvino", images=_CALIBRATION_IMAGES, search=False)
-    variant = make_variant(bundle, few, folder / "int8.onnx", eight)
-    return {f"{asked}, fp32, ONNX Runtime": bundle, f"{asked}, 8 bits, OpenVINO": variant.bundle}
+    found = {f"{asked}, fp32, ONNX Runtime": bundle}
+    recipes: dict[str, Recipe] = {
+        "fp32, OpenVINO": Recipe(precision="float", engine="openvino"),
+        "8 bits, ONNX Runtime": Recipe(engine="onnxruntime", images=_CALIBRATION_IMAGES, search=False),
+        "8 bits, OpenVINO": Recipe(engine="openvino", images=_CALIBRATION_IMAGES, search=False),
+    }
+    for number, (shown, recipe) in enumerate(recipes.items()):
+        found[f"{asked}, {shown}"] = make_variant(bundle, few, folder / f"variant{number}.onnx", recipe).bundle
+    return found
 
 
 def main() -> None:
@@ -70,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("workspace/demo/data"), help="folder with manifest.json")
     parser.add_argument(
-        "--backbones", nargs="+", default=["mobilenetv4_conv_small", "mobilenetv4_conv_medium", "tf_efficientnetv2_s"]
+        "--backbones", nargs="+", default=["tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2"]
     )
     parser.add_argument("--size", type=int, default=512, help="pixels")
     parser.add_argument("--threads", type=int, default=2)

@@ -1,8 +1,8 @@
 """What each part of a fine-tuning from published weights is worth, on photos of one's own.
 
     python benchmarks/finetuning.py MANIFEST_DIR --seeds 0 1 2
-    python benchmarks/finetuning.py MANIFEST_DIR --rows "head first" --set data.domain=studio
-    python benchmarks/finetuning.py MANIFEST_DIR --rows "head first" --set preprocessing.target_size=96
+    python benchmarks/finetuning.py MANIFEST_DIR --rows "weights averaged" --set data.domain=studio
+    python benchmarks/finetuning.py MANIFEST_DIR --rows "weights averaged" --set preprocessing.target_size=96
 
 Each row adds one part to the row before it; the last one is the experiment as it stands. Every run is the trainer's own
 (`fit`), its best checkpoint answers the test split, and test photos count by whether they are real. The first loss is
@@ -31,13 +31,19 @@ from pillsnap.training.batches import TrainingData, plain_batches
 from pillsnap.training.checkpoint import Checkpoint
 from pillsnap.training.trainer import FitResult, fit
 
-_ONE_RATE = {"training.backbone_lr_scale": 1.0, "training.base_lr": 1e-3, "training.freeze_epochs": 0}
+_ONE_RATE = {
+    "training.backbone_lr_scale": 1.0,
+    "training.base_lr": 1e-3,
+    "training.freeze_epochs": 0,
+    "training.ema_decay": None,
+}
 ROWS: dict[str, tuple[bool, dict[str, Any]]] = {
     "timm's classifier, norms learn, one rate": (False, {"training.batch_norm": "train", **_ONE_RATE}),
     "small classifier": (True, {"training.batch_norm": "train", **_ONE_RATE}),
     "norms kept": (True, _ONE_RATE),
-    "own rates": (True, {"training.freeze_epochs": 0}),
-    "head first": (True, {}),
+    "own rates": (True, {"training.freeze_epochs": 0, "training.ema_decay": None}),
+    "head first": (True, {"training.ema_decay": None}),
+    "weights averaged": (True, {}),
 }
 """Name → whether a new classifier starts small, and what differs from the experiment."""
 

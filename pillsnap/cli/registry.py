@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import click
@@ -11,8 +12,29 @@ from pillsnap.cli.options import gates_options, name_option
 from pillsnap.cli.registry_audit import history, verify
 from pillsnap.cli.registry_server import gate_service, server, users
 
+_LONG = {"judge", "server", "gate-service"}
+"""Commands that compute or stay; the others are over in seconds."""
 
-@click.group()
+
+class _RegistryGroup(click.Group):
+    """Runs short commands without the garbage collector.
+
+    Loading MLflow and SQLAlchemy makes some hundred thousand objects that stay. Looking through them again and again
+    is a sixth of the processor time of such a command (`registry status`: 4.1 s with, 3.4 s without).
+    """
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, and pause the collector until it is done."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name not in _LONG and gc.isenabled():
+            gc.disable()
+            ctx.call_on_close(gc.enable)
+        return name, command, rest
+
+
+@click.group(cls=_RegistryGroup)
 def registry() -> None:
     """Register model versions, have them judged, and promote them through the gate."""
 

@@ -12,12 +12,13 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from numpy.typing import NDArray
 
 from pillsnap.core.boxes import Box, box_of_row, crop_to_box
@@ -61,11 +62,8 @@ def write_audit_report(path: Path, manifest: Manifest, report: Mapping[str, Any]
         report: what was found, left out and is short (``report.json``).
         store: what was read of each picture.
     """
-    environment = Environment(
-        loader=PackageLoader("pillsnap.data", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     root = manifest.root
-    page = environment.get_template("audit.html").render(
+    page = _template().render(
         summary=manifest.summary,
         report=report,
         splits=SPLITS,
@@ -122,6 +120,15 @@ def _thumb(path: Path, box: Box | None = None) -> str:
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     small = cv2.cvtColor(cv2.resize(image_HWC_u8, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
     return _data_url("image/jpeg", cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes())
+
+
+@cache
+def _template() -> Template:
+    """Compiled once: that takes longer than to fill it."""
+    loader = PackageLoader("pillsnap.data", "templates")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True).get_template(
+        "audit.html"
+    )
 
 
 def _charts(manifest: Manifest, store: ScanStore) -> list[tuple[str, str]]:

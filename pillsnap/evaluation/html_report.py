@@ -15,7 +15,7 @@ from functools import cache
 
 import cv2
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from pillsnap.core.evidence import ClassResult, Evidence, Metric
 from pillsnap.core.manifest import Manifest
@@ -71,13 +71,9 @@ class WorstClass:
     pictures: tuple[Picture, ...]
 
 
-def html_report(evidence: Evidence, predictions: Predictions, manifest: Manifest) -> str:
-    """The page.
-
-    Raises:
-        TamperedError: an image that is shown was changed since it was answered.
-        ImageError: it is gone.
-    """
+@cache
+def _template() -> Template:
+    """Compiled once: that takes longer than to fill it."""
     environment = Environment(
         loader=PackageLoader("pillsnap.evaluation", "templates"),
         autoescape=True,
@@ -86,10 +82,20 @@ def html_report(evidence: Evidence, predictions: Predictions, manifest: Manifest
         lstrip_blocks=True,
     )
     environment.filters.update(percent=_percent, interval=interval_text)
+    return environment.get_template("report.html")
+
+
+def html_report(evidence: Evidence, predictions: Predictions, manifest: Manifest) -> str:
+    """The page.
+
+    Raises:
+        TamperedError: an image that is shown was changed since it was answered.
+        ImageError: it is gone.
+    """
     show = _shower(predictions, manifest)
     right_N = predictions.predicted_N == predictions.labels_N
     bins = metrics.reliability(predictions.confidences_N, right_N)
-    return environment.get_template("report.html").render(
+    return _template().render(
         evidence=evidence,
         summary=manifest.summary,
         shares={label: evidence.metrics[name] for name, label in SHARE_NAMES.items() if name in evidence.metrics},

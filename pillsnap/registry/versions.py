@@ -175,6 +175,30 @@ def aliased_version(client: MlflowClient, name: str, alias: str) -> ModelVersion
 
 def find_version(client: MlflowClient, name: str, version: str) -> ModelVersion:
     """A version by its number, or the newest one by ``latest``. Raises StoreError."""
+    versions = _versions(client, name)
+    if version == "latest":
+        return versions[0]
+    for entry in versions:
+        if str(entry.version) == version:
+            return entry
+    numbers = ", ".join(str(entry.version) for entry in reversed(versions))
+    raise StoreError(f"{name} has no version {version}; there are {numbers}")
+
+
+def list_versions(name: str) -> list[tuple[ModelVersion, tuple[str, ...]]]:
+    """All versions of a model, the newest first, each with its aliases. Raises StoreError."""
+    client = connect()
+    versions = _versions(client, name)
+    with store_errors():
+        aliases: dict[str, str] = client.get_registered_model(name).aliases
+    return [
+        (entry, tuple(alias for alias, number in aliases.items() if str(number) == str(entry.version)))
+        for entry in versions
+    ]
+
+
+def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """All versions of a model, at least one, the newest first. Raises StoreError."""
     with store_errors():
         versions = client.search_model_versions(f"name = '{check_name(name)}'")
     if not versions:
@@ -182,25 +206,7 @@ def find_version(client: MlflowClient, name: str, version: str) -> ModelVersion:
             f"the registry has no model {name!r}; register one with: pillsnap registry register RUN_ID "
             f"(looked in {without_password(registry_uri(tracking_uri())).removeprefix(GATED)})"
         )
-    numbers = sorted(int(entry.version) for entry in versions)
-    wanted = str(numbers[-1]) if version == "latest" else version
-    for entry in versions:
-        if str(entry.version) == wanted:
-            return entry
-    raise StoreError(f"{name} has no version {version}; there are {', '.join(map(str, numbers))}")
-
-
-def list_versions(name: str) -> list[tuple[ModelVersion, tuple[str, ...]]]:
-    """All versions of a model, the newest first, each with its aliases. Raises StoreError."""
-    client = connect()
-    find_version(client, name, "latest")
-    with store_errors():
-        aliases: dict[str, str] = client.get_registered_model(name).aliases
-        versions = client.search_model_versions(f"name = '{check_name(name)}'")
-    return [
-        (entry, tuple(alias for alias, number in aliases.items() if str(number) == str(entry.version)))
-        for entry in sorted(versions, key=lambda entry: -int(entry.version))
-    ]
+    return sorted(versions, key=lambda entry: -int(entry.version))
 
 
 def former_champions(client: MlflowClient, name: str) -> list[str]:

@@ -51,11 +51,21 @@ def run(settings: ServeSettings, host: str, port: int) -> None:
     settings.to_environment()
     if settings.workers == 1:  # of several, uvicorn exchanges one after another when its first process gets a SIGHUP
         _hang_up_as_terminate()
-    options: dict[str, Any] = {
-        "factory": True,
-        "host": host,
-        "port": port,
-        "workers": settings.workers,
+    options = {**uvicorn_options(), "host": host, "port": port, "workers": settings.workers, "factory": True}
+    application = "pillsnap.serving.app:from_environment"
+    try:
+        if settings.workers == 1:
+            os.environ.pop(MULTIPROCESS, None)
+            uvicorn.run(application, **options)
+        else:
+            _run_several(uvicorn.Config(application, **options))
+    except KeyboardInterrupt:
+        pass  # uvicorn hands the signal on once it has drained
+
+
+def uvicorn_options() -> dict[str, Any]:
+    """Of uvicorn, whatever the settings: its limits, and what it says of itself."""
+    return {
         "http": PatientButNotForEver,
         "ws": "none",
         "access_log": False,
@@ -66,15 +76,6 @@ def run(settings: ServeSettings, host: str, port: int) -> None:
         "timeout_worker_healthcheck": _START_S,
         "h11_max_incomplete_event_size": _LONGEST_HEAD,
     }
-    application = "pillsnap.serving.app:from_environment"
-    try:
-        if settings.workers == 1:
-            os.environ.pop(MULTIPROCESS, None)
-            uvicorn.run(application, **options)
-        else:
-            _run_several(uvicorn.Config(application, **options))
-    except KeyboardInterrupt:
-        pass  # uvicorn hands the signal on once it has drained
 
 
 def _run_several(config: uvicorn.Config) -> None:

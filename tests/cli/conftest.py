@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import shutil
 import sys
 from collections.abc import Callable
@@ -13,10 +12,6 @@ from types import SimpleNamespace
 import pytest
 
 from pillsnap.cli.main import main
-
-_tracking = runpy.run_path(str(Path(__file__).parents[1] / "tracking" / "conftest.py"))
-fresh_store, store = _tracking["fresh_store"], _tracking["store"]
-pytest_collection_modifyitems = _tracking["pytest_collection_modifyitems"]
 
 PROJECT = Path(__file__).parents[2]
 TINY = """\

@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from pillsnap.training.checkpoint import Checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.e2e]
+pytestmark = pytest.mark.e2e
 PROJECT = Path(__file__).parents[2]
 EPOCHS = 12
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -72,6 +72,7 @@ def test_kill_9_and_the_same_run_goes_on(
     assert all(value.equal(state[key]) for key, value in Checkpoint.load(ours).state_dict.items())
 
 
+@pytest.mark.long
 def test_two_processes_one_of_which_is_killed(
     prepared: Path, tmp_path: Path, environment: dict[str, str], store: MlflowClient
 ) -> None:

@@ -56,7 +56,6 @@ def _ended_by(number: int, process: subprocess.Popen[bytes], said_in: Path) -> s
     return said_in.read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.e2e
 def test_signals_during_training(
     prepared: Path, tmp_path: Path, environment: dict[str, str], store: MlflowClient
@@ -93,7 +92,6 @@ def test_signals_during_training(
         assert run.data.metrics["val_top1"] >= 0, "what was measured before is kept"
 
 
-@pytest.mark.slow
 def test_without_torch(prepared: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     """The base install answers, evaluates and judges; training says what it needs."""
     command = [sys.executable, "-c", WITHOUT_TORCH, str(prepared), str(tmp_path)]

@@ -31,7 +31,10 @@ def browser_tools() -> SimpleNamespace:
     return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("browser.py"))))
 
 
-@pytest.fixture(scope="session", params=["chromium", "firefox", "webkit"])
+@pytest.fixture(
+    scope="session",
+    params=["chromium", *(pytest.param(name, marks=pytest.mark.long) for name in ("firefox", "webkit"))],
+)
 def browser(browser_tools: SimpleNamespace, request: pytest.FixtureRequest) -> Any:
     """Each browser in turn; only Chromium has to be there."""
     found = browser_tools.find_browsers()

@@ -19,7 +19,7 @@ import pytest
 from pillsnap.cli.main import main
 from pillsnap.core.preprocessing_spec import PreprocessingSpec
 from pillsnap.data.audit import AuditLimits
-from pillsnap.data.prepare import PrepareRequest
+from pillsnap.data.prepare import PrepareRequest, prepare
 
 KCODES = ("K-000059", "K-030864")
 
@@ -111,6 +111,22 @@ class Tiny:
             "limits": AuditLimits(min_side_px=16),
         }
         return PrepareRequest(**{**values, **changes})
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The charts of the report take longer than the rest of a preparation; they are tested where they are drawn."""
+    if request.path.name != "test_audit_report.py":
+        monkeypatch.setattr("pillsnap.data.audit_report._charts", lambda *_: [])
+
+
+@pytest.fixture(scope="session")
+def prepared_once(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
+    """A prepared data set of two drugs; read only."""
+    root = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pillsnap.data.audit_report._charts", lambda *_: [])
+        return prepare(tiny.request(write_raw(root / "raw"), root / "out")).manifest.root
 
 
 @pytest.fixture(scope="session")

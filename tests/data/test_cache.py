@@ -2,6 +2,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,8 +29,9 @@ IMAGES = 46
 
 
 @pytest.fixture
-def manifest(tiny, raw, tmp_path):
-    return prepare(tiny.request(raw, tmp_path / "out")).manifest
+def manifest(prepared_once, tmp_path):
+    """Of a data set of one's own."""
+    return Manifest.load(shutil.copytree(prepared_once.parent, tmp_path / "own", symlinks=True) / prepared_once.name)
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ def world(shots, tmp_path_factory):
     return lambda seed: World(shots, tmp_path_factory.mktemp("world"), seed)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(0, 1000),
     st.lists(st.lists(st.sampled_from(EVENTS), min_size=1, max_size=6), min_size=2, max_size=6),

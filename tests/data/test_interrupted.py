@@ -99,8 +99,7 @@ def whole(grown, tmp_path_factory):
     return run(grown[0], tmp_path_factory.mktemp("whole") / "out").manifest.root
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", [4, *(pytest.param(part, marks=pytest.mark.long) for part in range(10) if part != 4)])
 def test_killed_and_run_again(grown, part):
     """Every step of putting things in their place, where the run is most of the way."""
     raw, before, after, steps = grown
@@ -119,8 +118,7 @@ def test_killed_and_run_again(grown, part):
     shutil.rmtree(out)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fatal", [1, 2, 5])
+@pytest.mark.parametrize("fatal", [5, *(pytest.param(fatal, marks=pytest.mark.long) for fatal in (1, 2))])
 def test_a_first_run_that_is_killed(grown, whole, tmp_path, fatal):
     raw = grown[0]
     assert drive(raw, tmp_path / "out", fatal)[0] == -9

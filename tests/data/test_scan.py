@@ -297,7 +297,8 @@ class TestDamage:
         assert len(run(tmp_path / "scan.db", pictures)) == 200  # nothing is damaged by it
 
 
-def test_memory_stays_flat_however_many_pictures(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("fewer", "more"), [(500, 2_500), pytest.param(2_000, 20_000, marks=pytest.mark.long)])
+def test_memory_stays_flat_however_many_pictures(tmp_path, monkeypatch, fewer, more):
     def listed(count):
         for number in range(count):
             yield Picture(f"real_photos/{ONE}/{number:07d}.jpg", tmp_path / "gone.jpg", ONE, "real")
@@ -323,7 +324,7 @@ def test_memory_stays_flat_however_many_pictures(tmp_path, monkeypatch):
     gc.freeze()  # among the objects of a whole test session, garbage would wait longer to be collected
     try:
         # pathlib interns names, and the interpreter's table of them grows now and then, by megabytes: not in every turn
-        few, many = (min(peak_bytes(count, turn) for turn in range(3)) for count in (2_000, 20_000))
+        few, many = (min(peak_bytes(count, turn) for turn in range(3)) for count in (fewer, more))
     finally:
         gc.unfreeze()
     assert many < 1.3 * few

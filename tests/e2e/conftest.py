@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -12,10 +11,6 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-
-_tracking = runpy.run_path(str(Path(__file__).parents[1] / "tracking" / "conftest.py"))
-fresh_store = _tracking["fresh_store"]
-pytest_collection_modifyitems = _tracking["pytest_collection_modifyitems"]
 
 PROJECT = Path(__file__).parents[2]
 TINY = """\

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import shutil
 import socket
 import subprocess
@@ -25,7 +24,6 @@ import pytest
 import requests
 import yaml
 
-pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 PROJECT = Path(__file__).parents[2]
 DOCKER = PROJECT / "docker"
 CLASSES = 6
@@ -153,29 +151,18 @@ def slim_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def platform(tmp_path: Path, slim_python: Path) -> Iterator[Platform]:
+def platform(tmp_path: Path, slim_python: Path, postgres: Any) -> Iterator[Platform]:
     from moto.server import ThreadedMotoServer
 
-    servers = runpy.run_path(str(PROJECT / "tests" / "tuning" / "servers.py"))
-    tools = servers["binaries"]()
-    if tools is None:
-        if os.environ.get("PILLSNAP_REQUIRE_POSTGRES") == "1":
-            pytest.fail("PostgreSQL is not installed, and PILLSNAP_REQUIRE_POSTGRES=1")
-        pytest.skip("PostgreSQL is not installed")
+    postgres.create("pillsnap")
     s3 = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     s3.start()
     try:
-        with servers["postgres"](tools) as database:
-            port = int(database.url.rsplit(":", 1)[1].split("/")[0])
-            import psycopg
-
-            with psycopg.connect(f"postgresql://pillsnap@127.0.0.1:{port}/postgres", autocommit=True) as connection:
-                connection.execute("CREATE DATABASE pillsnap")
-            made = Platform(tmp_path, port, int(s3.get_host_and_port()[1]), slim_python)
-            try:
-                yield made
-            finally:
-                made.stop()
+        made = Platform(tmp_path, postgres.port, int(s3.get_host_and_port()[1]), slim_python)
+        try:
+            yield made
+        finally:
+            made.stop()
     finally:
         s3.stop()
 
@@ -186,8 +173,11 @@ def photo(colors_K3: Any, label: int) -> bytes:
     return bytes(cv2.imencode(".png", picture)[1])
 
 
-def test_from_nothing_to_an_answer(platform: Platform, fresh_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    toys = SimpleNamespace(**runpy.run_path(str(PROJECT / "tests" / "toy.py")))
+@pytest.mark.long
+@pytest.mark.e2e
+def test_from_nothing_to_an_answer(
+    platform: Platform, fresh_store: Path, toys: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     colors = toys.toy_colors(CLASSES)
     document = yaml.safe_load((PROJECT / "registry" / "policy.yaml").read_text())
     document["minimum_test_images"] = {"total": 10, "real": 5, "per_class": 1}
@@ -263,6 +253,7 @@ def test_from_nothing_to_an_answer(platform: Platform, fresh_store: Path, monkey
             assert secret not in platform.log(name), name
 
 
+@pytest.mark.long
 def test_the_slim_environment_is_slim(slim_python: Path) -> None:
     found = subprocess.run(
         [str(slim_python), "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True

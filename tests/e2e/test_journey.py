@@ -20,7 +20,7 @@ from pillsnap.core.manifest import Manifest
 from pillsnap.gate.decision import Decision, Verdict
 from pillsnap.tracking.fetching import MODEL_URI_TAG
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = pytest.mark.e2e
 PROJECT = Path(__file__).parents[2]
 TERMINAL = {"FINISHED", "FAILED", "KILLED"}
 

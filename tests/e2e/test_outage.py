@@ -21,7 +21,7 @@ from mlflow.tracking import MlflowClient
 
 from pillsnap.tracking.fetching import MODEL_URI_TAG
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = pytest.mark.e2e
 PROJECT = Path(__file__).parents[2]
 EPOCHS = 40
 PER_EPOCH = 12

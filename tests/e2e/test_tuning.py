@@ -15,7 +15,7 @@ from mlflow.entities import Run
 
 from pillsnap.core.experiment import ExperimentConfig
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = pytest.mark.e2e
 PROJECT = Path(__file__).parents[2]
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pillsnap.evaluation.bootstrap import mean_interval
@@ -10,7 +10,6 @@ from pillsnap.evaluation.bootstrap import mean_interval
 values = st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=60)
 
 
-@settings(max_examples=50, deadline=None)
 @given(values)
 def test_the_interval_holds_the_mean_and_stays_within_the_values(drawn: list[tuple[bool, int]]) -> None:
     hits = np.asarray([hit for hit, _ in drawn], np.float64)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pillsnap.core.errors import BundleError, EvidenceError
@@ -44,7 +44,6 @@ def test_the_same_answers_are_no_difference_and_no_certainty() -> None:
     assert -0.01 < found.low < 0 < found.high < 0.01
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 9)), min_size=1, max_size=50))
 def test_turned_round_it_is_the_other_way_round(drawn: list[tuple[bool, bool, int]]) -> None:
     first = np.asarray([entry[0] for entry in drawn], np.bool_)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,10 +23,6 @@ from pillsnap.registry.versions import register
 from pillsnap.tracking.run import tracked_run
 from pillsnap.tracking.run_model import log_bundle
 from pillsnap.tracking.store import connect
-
-_tracking = runpy.run_path(str(Path(__file__).parents[1] / "tracking" / "conftest.py"))
-fresh_store, store = _tracking["fresh_store"], _tracking["store"]
-pytest_collection_modifyitems = _tracking["pytest_collection_modifyitems"]
 
 PROJECT = Path(__file__).parents[2]
 CLASSES = 6
@@ -59,6 +54,12 @@ class Gate:
             else:
                 document[section] = value
         path.write_text(yaml.safe_dump(document))
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures of the gate's reports are tested with the evaluation; to draw them takes longer than to judge."""
+    monkeypatch.setattr("pillsnap.evaluation.report.draw_all", lambda *_: [])
 
 
 @pytest.fixture

@@ -18,8 +18,7 @@ from pillsnap.tracking.store import tracking_uri
 
 _serving = runpy.run_path(str(Path(__file__).parents[1] / "serving" / "conftest.py"))
 served, jpeg = _serving["served"], _serving["jpeg"]
-pytestmark = [pytest.mark.slow, pytest.mark.e2e]
-SWAPS = 20
+pytestmark = pytest.mark.e2e
 CLIENTS = 4
 
 
@@ -51,7 +50,8 @@ def start(served: Any, gate: Any, *arguments: str) -> Any:
     return served("--model", "models:/pills@champion", "--poll", "0.1", "--threads", "1", *arguments, **environment)
 
 
-def test_twenty_swaps_under_load_lose_no_request(two_champions: dict[str, str], served: Any, gate: Any) -> None:
+@pytest.mark.parametrize("swaps", [3, pytest.param(20, marks=pytest.mark.long)])
+def test_swaps_under_load_lose_no_request(two_champions: dict[str, str], served: Any, gate: Any, swaps: int) -> None:
     server = start(served, gate)
     stop = threading.Event()
     answers: list[tuple[int, str, str]] = []
@@ -72,7 +72,7 @@ def test_twenty_swaps_under_load_lose_no_request(two_champions: dict[str, str], 
     for client in clients:
         client.start()
     try:
-        for _ in range(SWAPS):
+        for _ in range(swaps):
             before = len(answers)
             _, statement = rollback("pills")
             wait_for(server.url, statement.model_version)
@@ -85,8 +85,8 @@ def test_twenty_swaps_under_load_lose_no_request(two_champions: dict[str, str], 
     assert {status for status, _, _ in answers} == {200}
     assert {(version, digest) for _, version, digest in answers} == set(two_champions.items())
     moves = sum(a != b for a, b in zip([v for _, v, _ in answers], [v for _, v, _ in answers[1:]], strict=False))
-    assert moves >= SWAPS
-    assert f"pillsnap_model_loads_total {SWAPS + 1}.0" in requests.get(f"{server.url}/metrics", timeout=10).text
+    assert moves >= swaps
+    assert f"pillsnap_model_loads_total {swaps + 1}.0" in requests.get(f"{server.url}/metrics", timeout=10).text
 
 
 def test_a_champion_that_was_tampered_with_raises_the_alarm(
@@ -147,15 +147,3 @@ def test_the_challenger_answers_in_the_shadow(
     assert found.get("differs", 0) >= 1
     assert found.get("agrees", 0) >= 1
     assert sum(found.values()) == 15
-
-
-def test_what_is_not_an_alias_cannot_be_served(served: Any, store: MlflowClient, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    for model in ("models:/pills/1", "models:/pills@latest", "models:/@champion"):
-        ended = subprocess.run(
-            [sys.executable, "-m", "pillsnap", "serve", "--model", model], capture_output=True, text=True, check=False
-        )
-        assert ended.returncode == 2, ended.stderr
-        assert "a version by its number could be served past the gate" in ended.stderr

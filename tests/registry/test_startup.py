@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -11,10 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from pillsnap.cli.main import cli
+from pillsnap.cli.registry import registry
 from pillsnap.registry.versions import find_version
 from pillsnap.tracking.store import connect
 
@@ -93,3 +96,16 @@ def test_doctor_does_not_load_timm(store: object, monkeypatch: pytest.MonkeyPatc
     result = CliRunner().invoke(cli, ["doctor"])
     assert result.exit_code == 0, result.output
     assert "trains on" in result.output
+
+
+@pytest.mark.parametrize(("command", "collects"), [("status", False), ("judge", True)])
+def test_short_commands_run_without_the_garbage_collector(
+    command: str, collects: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setitem(
+        registry.commands, command, click.Command(command, callback=lambda: seen.append(gc.isenabled()))
+    )
+    assert CliRunner().invoke(registry, [command]).exit_code == 0
+    assert seen == [collects]
+    assert gc.isenabled()

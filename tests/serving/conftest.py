@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import runpy
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,10 +21,13 @@ import cv2
 import numpy as np
 import pytest
 import requests
+import uvicorn
 from starlette.testclient import TestClient
 
+from pillsnap.cli.serve import serve
 from pillsnap.serving.app import create_app
-from pillsnap.serving.settings import ServeSettings
+from pillsnap.serving.process import uvicorn_options
+from pillsnap.serving.settings import VARIABLE, ServeSettings
 
 _TOY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "toy.py")))
 CLASSES = 6
@@ -89,10 +94,11 @@ def client(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
 
 @dataclass
 class Served:
-    """The command ``pillsnap serve`` in a process of its own."""
+    """A running server."""
 
     url: str
-    process: subprocess.Popen[str]
+    process: Any
+    """None: it is a thread of this one."""
     log: Path
 
     def post(self, data: bytes, **options: Any) -> requests.Response:
@@ -102,8 +108,50 @@ class Served:
 
 
 @pytest.fixture
+def served_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Served]]:
+    """As `served`, in a thread of this process: the command's own settings and uvicorn's options, without its start."""
+    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+    log = tmp_path / "serve.log"
+    handler = logging.FileHandler(log)
+    logging.getLogger().addHandler(handler)
+
+    def start(*arguments: str, ready: bool = True, **environment: str) -> Served:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        taken: list[ServeSettings] = []
+        monkeypatch.setattr("pillsnap.serving.process.run", lambda settings, *_: taken.append(settings))
+        serve.main([*arguments, "--home", str(tmp_path / "home")], standalone_mode=False)
+        options = {**uvicorn_options(), "log_config": None, "log_level": "warning", "host": "127.0.0.1", "port": 0}
+        monkeypatch.setenv(VARIABLE, "")  # to be taken back
+        taken[0].to_environment()
+        server = uvicorn.Server(uvicorn.Config("pillsnap.serving.app:from_environment", factory=True, **options))
+        thread = threading.Thread(target=server.run)
+        running.append((server, thread))
+        thread.start()
+        end = time.monotonic() + 60
+        while not server.started and time.monotonic() < end:
+            assert thread.is_alive(), log.read_text()
+            time.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        while not requests.get(url + ("/readyz" if ready else "/healthz"), timeout=5).ok:
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.02)
+        return Served(url, None, log)
+
+    yield start
+    for server, _ in running:
+        server.should_exit = True
+    for _, thread in running:
+        thread.join(40)
+        assert not thread.is_alive()
+    logging.getLogger().removeHandler(handler)
+    handler.close()
+
+
+@pytest.fixture
 def served(tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    """Start the command, wait until it is ready."""
+    """Start the command in a process of its own, wait until it is ready."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str, ready: bool = True, **environment: str) -> Served:

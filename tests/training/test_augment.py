@@ -6,7 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pillsnap.core.experiment import AugmentationConfig, ExperimentConfig
@@ -82,7 +82,6 @@ def test_each_key_alone_changes_the_pixels_and_nothing_else(only: Any, values: d
     np.testing.assert_array_equal(image, before)
 
 
-@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), side=st.integers(16, 40))
 def test_the_reference_keeps_shape_and_type(seed: int, side: int) -> None:
     rng = np.random.default_rng(seed)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import runpy
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,22 +43,82 @@ MIXED = {
 """All but dropout and erasing, which draw other numbers in each process."""
 
 
-@pytest.fixture
-def launch(data: TrainingData, tiny_config: Callable[..., ExperimentConfig], tmp_path: Path) -> Launch:
-    """``launch(overrides, failure)``: two processes; torchrun's exit status and what they said."""
+def _agent(script: Path, words: list[str], log: Path) -> None:
+    """As torchrun, in a process that has torch loaded: two of it, and what fails ends the other."""
+    with log.open("wb") as sink:
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in (0, 1):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        os.environ |= {"MASTER_PORT": f"{port}", "TORCHELASTIC_RUN_ID": "test"}
+        sys.argv, status = [str(script), *words], 1
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+
+    def end_all(*_: object) -> None:
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end_all)
+    failed = False
+    for _ in range(2):
+        child, status = os.wait()
+        children.remove(child)
+        if status and not failed:
+            failed = True
+            end_all()
+    os._exit(failed)
+
+
+@pytest.fixture(params=["forked", pytest.param("torchrun", marks=pytest.mark.long)])
+def launch(
+    data: TrainingData,
+    tiny_config: Callable[..., ExperimentConfig],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    forkserver: Any,
+) -> Launch:
+    """``launch(overrides, failure)``: two processes; the launcher's exit status and what they said."""
 
     def run(overrides: dict[str, Any], failure: str = "", folder: str = "two") -> tuple[int, str]:
         (tmp_path / "c.yaml").write_text(tiny_config(overrides).to_yaml())
         script = Path(__file__).with_name("one_of_several.py")
         places = (data.manifest.root, data.cache.folder.parent, tmp_path / "c.yaml", tmp_path / folder)
+        words = [*map(str, places), *([failure] if failure else [])]
+        if request.param == "forked":
+            return forked(forkserver, script, words, tmp_path / "log")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
         done = subprocess.run(
-            [*command, *map(str, places), *([failure] if failure else [])],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False,
-        )  # fmt: skip
+            [*command, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
+        )
         return done.returncode, done.stdout
 
     return run
+
+
+def forked(forkserver: Any, script: Path, words: list[str], log: Path) -> tuple[int, str]:
+    agent = forkserver.Process(target=_agent, args=(script, words, log))
+    agent.start()
+    agent.join(120)
+    if agent.is_alive():
+        agent.kill()
+        pytest.fail(f"it does not end:\n{log.read_text()}")
+    return agent.exitcode or 0, log.read_text()
 
 
 def as_rank(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
@@ -110,7 +175,6 @@ def test_a_batch_that_cannot_be_shared_is_misconfigured(monkeypatch: pytest.Monk
 # --- two processes
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("taught", [False, True])
 def test_two_processes_train_what_one_would(
     launch: Launch,
@@ -145,7 +209,6 @@ def test_two_processes_train_what_one_would(
         assert f"process {rank} of 2: best epoch {result.best_epoch} of {EPOCHS}" in said
 
 
-@pytest.mark.slow
 def test_two_processes_go_on_as_if_nothing_had_happened(launch: Launch, tmp_path: Path) -> None:
     """With dropout, erasing and batch norm: each process has its own generators, and all are kept."""
     everything = {"training.epochs": 3, "model.drop_rate": 0.5, "augmentation.random_erasing": 0.5}
@@ -160,7 +223,6 @@ def test_two_processes_go_on_as_if_nothing_had_happened(launch: Launch, tmp_path
     assert all(torch.equal(resumed[key], value) for key, value in whole.items())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("budget", "epochs"), [("budget", 3), ("no time", 1)])
 def test_the_time_budget_of_the_first_process_is_that_of_all(launch: Launch, budget: str, epochs: int) -> None:
     """Only the first one has a deadline: the others must not go on to an epoch while it asks them."""
@@ -170,7 +232,6 @@ def test_the_time_budget_of_the_first_process_is_that_of_all(launch: Launch, bud
         assert re.search(rf"process {rank} of 2: best epoch \d of {epochs}\D", said), said
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
-import multiprocessing
 import os
 import random
 import shutil
@@ -446,13 +445,9 @@ def _kill_when(process: Any, ready: Callable[[], bool]) -> None:
     process.join()
 
 
-@pytest.mark.slow
 def test_killed_in_an_epoch_and_while_a_checkpoint_is_written(
-    data: TrainingData, tiny_config: Config, undisturbed: SimpleNamespace, tmp_path: Path
+    data: TrainingData, tiny_config: Config, undisturbed: SimpleNamespace, tmp_path: Path, forkserver: Any
 ) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pillsnap.training.trainer"])
-
     def written(name: str) -> Callable[[], bool]:
         return (tmp_path / name).exists
 
@@ -461,7 +456,7 @@ def test_killed_in_an_epoch_and_while_a_checkpoint_is_written(
 
     ends = []
     for ready in (written("last.pt"), half_written, written("previous.pt")):
-        process = context.Process(target=_train, args=(tiny_config(EVERYTHING), data, tmp_path))
+        process = forkserver.Process(target=_train, args=(tiny_config(EVERYTHING), data, tmp_path))
         process.start()
         _kill_when(process, ready)
         ends.append(process.exitcode)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import runpy
+import multiprocessing
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,11 +23,6 @@ from pillsnap.tuning.storage import open_storage
 from pillsnap.tuning.study import open_study
 from pillsnap.tuning.supervisor import Supervisor
 from pillsnap.tuning.worker import Order, do_one_trial
-
-_tracking = runpy.run_path(str(Path(__file__).parents[1] / "tracking" / "conftest.py"))
-fresh_store, store = _tracking["fresh_store"], _tracking["store"]
-pytest_collection_modifyitems = _tracking["pytest_collection_modifyitems"]
-_servers = runpy.run_path(str(Path(__file__).parent / "servers.py"))
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -136,24 +131,29 @@ def supervise(url: str) -> Iterator[Callable[..., Supervisor]]:
 
 
 @pytest.fixture
-def postgres() -> Iterator[Any]:
-    """A PostgreSQL server, with ``url``, ``stop()`` and ``start()``."""
-    tools = _servers["binaries"]()
-    missing = "PostgreSQL" if tools is None else "psycopg" if not _has_psycopg() else ""
-    if missing:
-        if os.environ.get("PILLSNAP_REQUIRE_POSTGRES") == "1":
-            pytest.fail(f"{missing} is not installed, and PILLSNAP_REQUIRE_POSTGRES=1")
-        pytest.skip(f"{missing} is not installed")
-    with _servers["postgres"](tools) as server:
-        yield server
+def postgres_url(postgres: Any) -> str:
+    """Of an empty database on the server."""
+    return str(postgres.create(f"t{uuid.uuid4().hex}"))
 
 
-def _has_psycopg() -> bool:
-    try:
-        import psycopg  # noqa: F401
-    except ImportError:
-        return False
-    return True
+@pytest.fixture
+def spawned() -> None:
+    """The workers of this test are spawned, as by the product."""
+
+
+@pytest.fixture(autouse=True)
+def _forked_workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, forkserver: Any) -> None:
+    """But for the long tests and for who asks for `spawned`: only the import of torch is left out."""
+    if request.node.get_closest_marker("long") or "spawned" in request.fixturenames:
+        return
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    from forked import Forked  # type: ignore[import-not-found]
+
+    real = multiprocessing.get_context
+    monkeypatch.setattr(
+        "pillsnap.tuning.supervisor.multiprocessing.get_context",
+        lambda method=None: Forked(forkserver) if method == "spawn" else real(method),
+    )
 
 
 @pytest.fixture(autouse=True)

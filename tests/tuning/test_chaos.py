@@ -19,7 +19,7 @@ from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.tuning.study import RETRY_OF, best_of, counted, lineage, over, result_of
 from pillsnap.tuning.supervisor import Supervisor
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 TRIALS = 10
 EPOCHS = 6
 
@@ -94,10 +94,14 @@ def test_workers_are_killed_at_random(
 
 
 def test_workers_are_killed_and_the_database_is_restarted(
-    supervise: Callable[..., Supervisor], config: ExperimentConfig, toy_job: Callable[..., Any], postgres: Any
+    supervise: Callable[..., Supervisor],
+    config: ExperimentConfig,
+    toy_job: Callable[..., Any],
+    postgres: Any,
+    postgres_url: str,
 ) -> None:
     job, kills = toy_job(epochs=EPOCHS, epoch_s=0.2), []
-    supervisor = supervise(config, job, workers=3, storage_url=postgres.url)
+    supervisor = supervise(config, job, workers=3, storage_url=postgres_url)
 
     def restart() -> None:
         deadline = time.monotonic() + 30

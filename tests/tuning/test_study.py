@@ -195,8 +195,8 @@ def test_a_password_is_never_shown() -> None:
     assert "geheim" not in shown("://anna:geheim@host")
 
 
-def test_a_database_that_goes_away_is_waited_for(tiny: ExperimentConfig, postgres: Any) -> None:
-    storage = open_storage(postgres.url)
+def test_a_database_that_goes_away_is_waited_for(tiny: ExperimentConfig, postgres: Any, postgres_url: str) -> None:
+    storage = open_storage(postgres_url)
     study = optuna.create_study(study_name="s", storage=storage, direction="maximize")
     trial = study.ask()
     postgres.stop()

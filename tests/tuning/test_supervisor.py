@@ -68,6 +68,7 @@ def test_short_trials_may_share_a_process(supervise: Supervise, config: Experime
     assert len({trial.params["model.drop_rate"] for trial in counted(supervisor.study.trials)}) == 6
 
 
+@pytest.mark.usefixtures("spawned")
 def test_workers_share_the_cores(
     supervise: Supervise, config: ExperimentConfig, toy_job: ToyJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +152,7 @@ def test_a_combination_that_is_wrong_later_in_the_night_fails_alone(
     assert fates(supervisor.study) == ["complete", "complete", "failed", "complete"]
 
 
+@pytest.mark.usefixtures("spawned")
 def test_workers_that_cannot_even_begin(
     supervise: Supervise, config: ExperimentConfig, toy_job: ToyJobs, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,6 +201,7 @@ def test_stopped_it_leaves_nothing_running_and_goes_on_later(
     assert all(not trial.user_attrs.get(RETRIES) for trial in quick.study.trials), "it was not their fault"
 
 
+@pytest.mark.usefixtures("spawned")
 def test_workers_end_with_a_supervisor_that_was_killed(
     config: ExperimentConfig, toy_job: ToyJobs, supervise: Supervise, tmp_path: Path, url: str
 ) -> None:

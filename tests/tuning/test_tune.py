@@ -45,7 +45,6 @@ def runs_of(store: MlflowClient) -> tuple[list[Run], list[Run]]:
     return [run for run in runs if PARENT not in run.data.tags], [run for run in runs if PARENT in run.data.tags]
 
 
-@pytest.mark.slow
 def test_a_study_of_real_trainings(run: Study, tiny: ExperimentConfig, tmp_path: Path, store: MlflowClient) -> None:
     """Two workers, two trials of the real trainer; started again for one more, it goes on in the same run."""
     result = run(tiny.with_overrides({"tuning.pruning": False}), workers=2, trials=2)

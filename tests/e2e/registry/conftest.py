@@ -6,7 +6,6 @@ Three people have logins: ``rita`` is release manager, ``erik`` engineer, ``gate
 from __future__ import annotations
 
 import os
-import runpy
 import shutil
 import signal
 import socket
@@ -30,10 +29,6 @@ from pillsnap.registry.actor import Role
 from pillsnap.registry.versions import register
 from pillsnap.tracking.run import tracked_run
 from pillsnap.tracking.run_model import log_bundle
-
-_tracking = runpy.run_path(str(Path(__file__).parents[2] / "tracking" / "conftest.py"))
-fresh_store = _tracking["fresh_store"]
-pytest_collection_modifyitems = _tracking["pytest_collection_modifyitems"]
 
 PROJECT = Path(__file__).parents[3]
 CLASSES = 6

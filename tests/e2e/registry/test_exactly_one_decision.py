@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 MODEL = "pills"
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = pytest.mark.e2e
 
 
 def decisions(registry: Any, version: str) -> int:

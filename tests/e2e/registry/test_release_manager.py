@@ -30,7 +30,6 @@ localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
 visit, at a moment of their own choosing."""
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.slow,
     pytest.mark.skipif(
         CHROMIUM is None and not os.environ.get("PILLSNAP_REQUIRE_BROWSER"),
         reason="no Chromium here: install it with `apt-get install chromium`",

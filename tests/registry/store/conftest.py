@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import runpy
 import shutil
 import time
 import uuid
@@ -28,15 +26,6 @@ from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, Statement, open_en
 from pillsnap.gate.keys import generate, load_private_key
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.registry import audit
-
-_servers = runpy.run_path(str(Path(__file__).parents[2] / "tuning" / "servers.py"))
-NOLOAD = r"ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings(NOLOAD))
 
 
 @dataclass
@@ -152,22 +141,16 @@ class Shelf:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Any]:
-    """A PostgreSQL server with a database ``template`` that holds MLflow's tables and ours."""
-    tools = _servers["binaries"]()
-    if tools is None:
-        if os.environ.get("PILLSNAP_REQUIRE_POSTGRES") == "1":
-            pytest.fail("PostgreSQL is not installed, and PILLSNAP_REQUIRE_POSTGRES=1")
-        pytest.skip("PostgreSQL is not installed")
-    with _servers["postgres"](tools) as server:
-        _create_database(server.url, "template", "template0")
-        _open(_database(server.url, "template")).engine.dispose()
-        yield server
+def postgres_template(postgres: Any) -> Any:
+    """The PostgreSQL server, with a database ``template`` that holds MLflow's tables and ours."""
+    _open(postgres.create("template")).engine.dispose()
+    return postgres
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Each test runs on both."""
+    """The kind of database. What the gate refuses does not hang on it; where SQL itself is tested, a test asks for both
+    with ``parametrize("kind", …)``."""
     return str(request.param)
 
 
@@ -180,9 +163,7 @@ def new_database(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> C
         if kind == "sqlite":
             shutil.copy(request.getfixturevalue("fresh_store"), tmp_path / f"{name}.db")
             return f"sqlite:///{tmp_path}/{name}.db"
-        server = request.getfixturevalue("postgres_server")
-        _create_database(server.url, name, "template")
-        return _database(server.url, name)
+        return str(request.getfixturevalue("postgres_template").create(name, "template"))
 
     return make
 
@@ -286,14 +267,3 @@ def _open(uri: str) -> Any:
         from pillsnap.registry.store import gated_store
 
         return gated_store(uri)
-
-
-def _database(url: str, name: str) -> str:
-    return url.rpartition("/")[0] + f"/{name}"
-
-
-def _create_database(url: str, name: str, template: str) -> None:
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
-    engine.dispose()

@@ -38,19 +38,19 @@ def ask_alias(served: Any, alias: str, version: str, api: str = API[0]) -> Any:
     return served("POST", f"{api}/registered-models/alias", {"name": "pills", "alias": alias, "version": version})
 
 
-@pytest.mark.parametrize("api", API)
-def test_attack_the_alias_over_the_network(shelf: Any, served: Any, bad: str, api: str) -> None:
-    for alias in ("champion", "challenger", "Champion", "ｃhampion"):
-        answer = ask_alias(served, alias, bad, api)
-        assert (answer.status_code, answer.json["error_code"]) == (403, "PERMISSION_DENIED")
-        assert "REJECT" in answer.json["message"] or "looks like" in answer.json["message"]
-    stage = {"name": "pills", "version": bad, "stage": "Production", "archive_existing_versions": True}
-    answer = served("POST", f"{api}/model-versions/transition-stage", stage)
-    assert (answer.status_code, "REJECT" in answer.json["message"]) == (403, True)
-    tag = {"name": "pills", "version": bad, "key": "gate.verdict", "value": "PROMOTE"}
-    assert served("POST", f"{api}/model-versions/set-tag", tag).status_code == 403
-    assert served("DELETE", f"{api}/model-versions/delete-tag", {**tag, "value": None}).status_code == 403
-    assert served("POST", f"{api}/registered-models/set-tag", tag).status_code == 403
+def test_attack_the_alias_over_the_network(shelf: Any, served: Any, bad: str) -> None:
+    for api in API:
+        for alias in ("champion", "Champion"):
+            answer = ask_alias(served, alias, bad, api)
+            assert (answer.status_code, answer.json["error_code"]) == (403, "PERMISSION_DENIED")
+            assert "REJECT" in answer.json["message"] or "looks like" in answer.json["message"]
+        stage = {"name": "pills", "version": bad, "stage": "Production", "archive_existing_versions": True}
+        answer = served("POST", f"{api}/model-versions/transition-stage", stage)
+        assert (answer.status_code, "REJECT" in answer.json["message"]) == (403, True)
+        tag = {"name": "pills", "version": bad, "key": "gate.verdict", "value": "PROMOTE"}
+        assert served("POST", f"{api}/model-versions/set-tag", tag).status_code == 403
+        assert served("DELETE", f"{api}/model-versions/delete-tag", {**tag, "value": None}).status_code == 403
+        assert served("POST", f"{api}/registered-models/set-tag", tag).status_code == 403
     assert shelf.champion() == "1"
     assert shelf.problems() == []
 
@@ -108,11 +108,18 @@ def test_attack_put_on_the_files_of_a_judged_version(shelf: Any, served: Any, ba
     assert shelf.tags(bad) == shelf_before
 
 
-@pytest.mark.parametrize("path", ["../../../etc/evil", "%2e%2e/%2e%2e/evil", "..%2f..%2fevil", "a/%252e%252e/evil"])
-def test_attack_a_path_that_leaves_the_artifacts(shelf: Any, served: Any, bad: str, path: str, tmp_path: Any) -> None:
-    answer = served("PUT", f"/api/2.0/mlflow-artifacts/artifacts/{path}", data=b"evil")
-    assert answer.status_code in (400, 404, 405, 308, 200)
+OUTSIDE = ["../../../etc/evil", "%2e%2e/%2e%2e/evil", "..%2f..%2fevil", "a/%252e%252e/evil", "../evil", "..%2fevil"]
+
+
+def test_attack_a_path_that_leaves_the_artifacts(shelf: Any, served: Any, bad: str, tmp_path: Any) -> None:
+    for path in OUTSIDE:
+        answer = served("PUT", f"/api/2.0/mlflow-artifacts/artifacts/{path}", data=b"evil")
+        assert answer.status_code in (400, 404, 405, 308, 200)
     assert not [found for found in tmp_path.rglob("evil") if (tmp_path / "destination") not in found.parents]
+    (tmp_path / "evil").write_text("SECRET")  # beside the folder of the artifacts
+    for path in OUTSIDE:
+        answer = served("GET", f"/api/2.0/mlflow-artifacts/artifacts/{path}")
+        assert b"SECRET" not in answer.data
     assert ask_alias(served, "champion", "1").status_code == 200
 
 
@@ -128,12 +135,15 @@ def test_attack_tags_at_creation(shelf: Any, served: Any, bad: str) -> None:
     assert len(shelf.store.search_model_versions()) == 2
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"name": 1}', b"\xff", b'{"name": "pills", "alias": "\\ud800"}'])
-def test_attack_bodies_that_are_no_request(shelf: Any, served: Any, bad: str, body: bytes) -> None:
-    for path in ("registered-models/alias", "model-versions/set-tag", "model-versions/transition-stage"):
-        served("POST", f"{API[0]}/{path}", data=body)
+NO_REQUESTS = [b"", b"{", b"[]", b'{"name": 1}', b"\xff", b'{"name": "pills", "alias": "\\ud800"}']
+
+
+def test_attack_bodies_that_are_no_request(shelf: Any, served: Any, bad: str) -> None:
+    for body in NO_REQUESTS:
+        for path in ("registered-models/alias", "model-versions/set-tag", "model-versions/transition-stage"):
+            assert served("POST", f"{API[0]}/{path}", data=body).status_code >= 400
+        assert shelf.champion() == "1"
     assert ask_alias(served, "champion", "1").status_code == 200
-    assert shelf.champion() == "1"
 
 
 def test_attack_an_oversize_tag(shelf: Any, served: Any, bad: str) -> None:

@@ -52,6 +52,7 @@ def test_who_did_what(recorded: Any) -> None:
     assert [row["number"] for row in audit.entries(recorded.store.engine, "other")] == []
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 @pytest.mark.parametrize("statement", ["UPDATE pillsnap_audit SET actor = 'x'", "DELETE FROM pillsnap_audit"])
 def test_attack_the_database_itself_refuses_to_change_rows(recorded: Any, statement: str) -> None:
     with pytest.raises(sa.exc.DBAPIError, match="the audit is append-only"):
@@ -101,6 +102,7 @@ def test_attack_a_stage_by_direct_sql_shows(recorded: Any) -> None:
     assert recorded.problems() == ["pills version 3 is Production, the record says -: set past the registry"]
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_attack_text_that_no_database_takes_is_written_down_all_the_same(shelf: Any) -> None:
     version = shelf.version()
     for key in ("gate.\0verdict", "gate.\ud800", "gate." + "x" * 10_000):
@@ -126,6 +128,7 @@ def test_a_failing_write_of_mlflow_leaves_no_row(shelf: Any, monkeypatch: pytest
     assert (shelf.champion(), shelf.rows(action="set")) == (None, [])
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_attack_a_record_that_cannot_be_written_means_no_champion(shelf: Any) -> None:
     version = shelf.judged()
     shelf.sql("ALTER TABLE pillsnap_audit RENAME TO away")
@@ -137,6 +140,7 @@ def test_attack_a_record_that_cannot_be_written_means_no_champion(shelf: Any) ->
     assert (shelf.champion(), shelf.problems()) == ("1", [])
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_tables_are_made_once_and_mlflows_migrations_are_left_alone(recorded: Any, database: str) -> None:
     def revisions(table: str) -> list[str]:
         with recorded.store.engine.connect() as connection:

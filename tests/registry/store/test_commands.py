@@ -36,6 +36,7 @@ def test_history(recorded: Any) -> None:
     assert (row["action"], row["model"], len(row["hash"])) == ("judged", "others", 64)
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_verify(recorded: Any) -> None:
     said = CliRunner().invoke(verify, [], catch_exceptions=False)
     assert said.exit_code == 0
@@ -49,6 +50,7 @@ def test_verify(recorded: Any) -> None:
     assert caught.value.exit_status == 1
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_verify_looks_while_nobody_writes(recorded: Any) -> None:
     """Else a row that comes between two looks would read as one that was taken away."""
     done = threading.Event()

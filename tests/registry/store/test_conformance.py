@@ -165,6 +165,7 @@ def plain(value: Any) -> Any:
     return value
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_all_else_is_mlflows_own_behaviour(shelf: Any, second_database: str) -> None:
     """The same calls on MLflow's own store and on ours, one after the other, answer for answer."""
     _, own, _, _ = stores()

@@ -6,16 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from playwright.sync_api import Browser, expect
-
-pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 
 def test_from_a_photo_to_a_card(
-    browser: Browser, served: Any, bundle: Path, toy: SimpleNamespace, tmp_path: Path
+    browser: Browser, served_here: Any, bundle: Path, toy: SimpleNamespace, tmp_path: Path
 ) -> None:
-    server = served("--model", str(bundle))
+    server = served_here("--model", str(bundle))
     photos = []
     for name in ("front.png", "back.png"):
         photos.append(tmp_path / name)
@@ -37,10 +34,10 @@ def test_from_a_photo_to_a_card(
     assert wrong == []
 
 
-def test_the_page_is_served_with_its_files_and_nothing_else(served: Any, bundle: Path) -> None:
+def test_the_page_is_served_with_its_files_and_nothing_else(served_here: Any, bundle: Path) -> None:
     import requests
 
-    server = served("--model", str(bundle))
+    server = served_here("--model", str(bundle))
     kinds = {
         path: requests.get(server.url + path, timeout=10).headers["content-type"].split(";")[0]
         for path in ("/", "/page/page.js", "/page/page.css", "/page/icon.svg", "/page/pillsnap_client.js")

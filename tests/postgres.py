@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import sqlalchemy as sa
+
 _DEBIAN = Path("/usr/lib/postgresql")
 
 
@@ -30,17 +32,25 @@ class Postgres:
         self._data = folder / "data"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+            self.port = int(free.getsockname()[1])
         self._log = folder / "log"
         self._run("initdb", "-D", self._data, "-U", "pillsnap", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C")
-        options = f"-c listen_addresses=127.0.0.1 -c port={self._port} -c unix_socket_directories='' -c fsync=off"
+        options = f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories='' -c fsync=off"
         (self._data / "postgresql.auto.conf").write_text("")
         self._options = options
         self.start()
 
     @property
     def url(self) -> str:
-        return f"postgresql+psycopg://pillsnap:geheim@127.0.0.1:{self._port}/postgres"
+        return f"postgresql+psycopg://pillsnap:geheim@127.0.0.1:{self.port}/postgres"
+
+    def create(self, name: str, template: str = "template0") -> str:
+        """A new database; its URL."""
+        engine = sa.create_engine(self.url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+        engine.dispose()
+        return f"{self.url.rpartition('/')[0]}/{name}"
 
     def start(self) -> None:
         self._run("pg_ctl", "-D", self._data, "-l", self._log, "-o", self._options, "-w", "start")

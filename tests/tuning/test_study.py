@@ -90,6 +90,7 @@ def test_a_lost_trial_is_tried_again_so_often_and_by_one(fresh_study: Fresh, tin
     said = give_up(study, study.trials[1], "killed", retries=1)
     assert said == "trial 1 failed: killed; it was tried again 1 times"
     assert [fate(each) for each in study.trials] == ["lost", "failed"]
+    assert study.trials[1].user_attrs[ERROR] == "killed; it was tried again 1 times"
 
     unlucky = study.ask()
     give_up(study, study.trials[unlucky.number], "stopped", retries=0, blamed=False)

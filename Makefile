@@ -38,6 +38,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+ui: export MLFLOW_DISABLE_TELEMETRY ?= true
 ui: $(STAMP)
 	$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --registry-store-uri gated+sqlite:///mlflow.db \
 		--host 127.0.0.1 --port $(PORT)

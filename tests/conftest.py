@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: two workers share the cores
-
 import importlib
 import multiprocessing
+import os
 import runpy
 import shutil
 import warnings
@@ -18,6 +15,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+import pillsnap  # noqa: F401  # before any library that reads the environment which it sets
 
 HERE = Path(__file__).parent
 ONE_PIXEL = bytes.fromhex(

@@ -121,14 +121,18 @@ class Steps:
         self.costs.append(StepCost(title, time.monotonic() - self._step_started, _cpu_s() - cpu_before))
 
     def _to_go(self, now: float) -> str:
-        """By what the steps that are done took, and the shares of this one and those to come."""
+        """By what the steps that are done took, and the shares of this one and those to come; empty where this one
+        takes longer than its share."""
         done = sum(self._shares.get(cost.title, 0.0) for cost in self.costs)
         if not done:
             return ""
         unit_s = sum(cost.wall_s for cost in self.costs) / done
         this = self._shares.get(self._title, 0.0)
         later = sum(self._shares.values()) - done - this
-        left_s = later * unit_s + max(this * unit_s - (now - self._step_started), 0.0)
+        here_s = this * unit_s - (now - self._step_started)
+        if here_s < 0:
+            return ""
+        left_s = later * unit_s + here_s
         return f"  (about {duration(left_s)} to go)"
 
     def _say_where(self) -> None:

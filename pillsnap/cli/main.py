@@ -18,7 +18,6 @@ import click
 
 from pillsnap import __version__
 from pillsnap.core.errors import PillSnapError
-from pillsnap.core.process_environment import prepare_environment
 
 # name → (module, attribute, one line of help). The help stands here so that `pillsnap --help` imports nothing.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -84,7 +83,6 @@ _EXTRAS = {
 
 def main() -> NoReturn:
     """Run the command line; the only place where errors become exit statuses."""
-    prepare_environment()
     signal.signal(signal.SIGTERM, _terminate)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pillsnap").setLevel(logging.INFO)

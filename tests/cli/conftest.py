@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from pillsnap.cli.main import main
+from pillsnap.core.process_environment import REPORTS_TO_NOBODY
 
 PROJECT = Path(__file__).parents[2]
 TINY = """\
@@ -60,7 +63,28 @@ def own(prepared: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(prepared, tmp_path / "own"))
 
 
+@pytest.fixture(scope="session")
+def lookups_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``tests/lookups.c``, to be preloaded: a resolver that writes down what it is asked."""
+    library = tmp_path_factory.mktemp("lookups") / "lookups.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, PROJECT / "tests" / "lookups.c", "-ldl"], check=True)
+    return library
+
+
 @pytest.fixture
-def environment(store: object) -> dict[str, str]:
-    """Of a command in a process of its own; one thread, for a tiny net on busy cores."""
-    return {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+def environment(store: object, lookups_library: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Of a command in a process of its own; one thread, for a tiny net on busy cores.
+
+    No such command may ask for a host that nobody named, or leave a library's device id in the home folder. ``CI``
+    silences libraries, so it is not set.
+    """
+    home, lookups = tmp_path / "home", tmp_path / "lookups"
+    home.mkdir()
+    lookups.touch()
+    silencing = {"CI", *REPORTS_TO_NOBODY}
+    kept = {name: value for name, value in os.environ.items() if name not in silencing}
+    watched = {"HOME": str(home), "LD_PRELOAD": str(lookups_library), "LOOKUPS": str(lookups)}
+    watched["MPLCONFIGDIR"] = str(Path.home() / ".cache" / "matplotlib")  # a list of fonts takes seconds to make
+    yield {**kept, **watched, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    assert set(lookups.read_text().split()) <= {"localhost", "127.0.0.1", "::1", socket.gethostname()}
+    assert not (home / ".cache" / "Microsoft").exists()

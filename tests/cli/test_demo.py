@@ -75,6 +75,16 @@ def test_silence_is_broken(
     assert "  … one: 0 s" in capsys.readouterr().err
 
 
+def test_a_step_that_takes_longer_than_its_share_promises_nothing(said: list[tuple[str, ...]]) -> None:
+    steps = Steps(SHARES)
+    with steps.speaking():
+        steps.run("one", "slow")
+        with steps._step("two", "x"):
+            started = steps._step_started
+            assert "to go" in steps._to_go(started)
+            assert steps._to_go(started + 60) == ""
+
+
 def test_a_process_of_its_own_is_shown_as_it_speaks_and_its_failure_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -1,16 +1,14 @@
-import ast
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-import pillsnap
-from pillsnap.core.process_environment import prepare_environment
+from pillsnap.core.process_environment import REPORTS_TO_NOBODY, prepare_environment
 
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-PACKAGE = Path(pillsnap.__file__).parent
 READ_AT_TORCH = """
 import os, sys
 class Torch:
@@ -52,6 +50,18 @@ def test_what_the_user_has_set_stays(name: str, monkeypatch: pytest.MonkeyPatch)
     assert {key: os.environ[key] for key in VARIABLES if key in os.environ} == {name: "ACTIVE"}
 
 
+@pytest.mark.usefixtures("clean")
+def test_no_library_reports_unless_the_user_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in REPORTS_TO_NOBODY:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
+    prepare_environment()
+    assert {name: os.environ[name] for name in REPORTS_TO_NOBODY} == {
+        **REPORTS_TO_NOBODY, "MLFLOW_DISABLE_TELEMETRY": "false",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "entry",
     ["from pillsnap.cli.main import main; main()", "import runpy; runpy.run_module('pillsnap', None, '__main__')"],
@@ -72,15 +82,10 @@ def test_it_is_set_before_the_library_loads_torch(module: str) -> None:
     assert run(f"{READ_AT_TORCH}\nimport {module}") == "torch finds PASSIVE\n"
 
 
-def test_torch_is_imported_only_where_it_is_set_before() -> None:
-    """At the top of a module: only in packages whose ``__init__`` prepares. In a function: under the command line."""
-    heads: dict[str, set[str]] = {}
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            if {name.partition(".")[0] for name in names} & {"torch", "torchvision", "timm"}:
-                heads.setdefault(path.relative_to(PACKAGE).parts[0], set()).add(path.name)
-    assert sorted(heads) == ["exporting", "training"]
-    for package in heads:
-        assert "\nprepare_environment()" in (PACKAGE / package / "__init__.py").read_text(encoding="utf-8")
+def test_images_and_conda_environments_say_the_same() -> None:
+    """For what is started there without PillSnap: MLflow's own commands, a script."""
+    project = Path(__file__).parents[2]
+    assert yaml.safe_load((project / "conda.yaml").read_text())["variables"] == REPORTS_TO_NOBODY
+    image = (project / "docker" / "Dockerfile").read_text()
+    assert all(f"\n    {name}={value} \\" in image for name, value in REPORTS_TO_NOBODY.items())
+    assert "\nui: export MLFLOW_DISABLE_TELEMETRY ?= true\n" in (project / "Makefile").read_text()

@@ -20,9 +20,9 @@ import click
 @click.option("--run-id", default="", help="MLflow run of the training, to be recorded in the bundle.")
 def export(checkpoint: Path, data_dir: Path, out: Path, run_id: str) -> None:
     """Turn CHECKPOINT into a bundle: one ONNX file whose answers are proven to be those of PyTorch."""
+    from pillsnap.core.code_version import CodeVersion
     from pillsnap.core.manifest import Manifest
     from pillsnap.exporting.export import export_bundle
-    from pillsnap.tracking.source import CodeVersion
     from pillsnap.training.checkpoint import Checkpoint
 
     result = export_bundle(

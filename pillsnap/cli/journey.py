@@ -228,9 +228,9 @@ def _device_facts(device: Device) -> dict[str, object]:
 
 def export_step(run: TrackedRun, checkpoint: Path, manifest: Manifest, workspace: Path) -> ExportResult:
     """Write the bundle, prove its parity, log it as the run's model."""
+    from pillsnap.core.code_version import CodeVersion
     from pillsnap.exporting.export import export_bundle
     from pillsnap.tracking.run_model import log_bundle
-    from pillsnap.tracking.source import CodeVersion
     from pillsnap.training.checkpoint import Checkpoint
 
     folder = run_folder(workspace, run)

@@ -20,6 +20,7 @@ from scipy.special import softmax
 import pillsnap
 from pillsnap.clients.phone import PhoneClient
 from pillsnap.core.bundle import BundleMetadata
+from pillsnap.core.code_version import CodeVersion
 from pillsnap.core.errors import EvidenceError
 from pillsnap.core.evidence import Agreement, ClassResult, Evidence, Latency, Metric
 from pillsnap.core.manifest import Manifest
@@ -28,7 +29,6 @@ from pillsnap.evaluation.comparison import compare
 from pillsnap.evaluation.latency import choose_photos, hardware_name, measure_latency
 from pillsnap.evaluation.predict import Predictions, Progress, Way, predict_ways
 from pillsnap.inference.session import PillSession
-from pillsnap.tracking.source import CodeVersion
 
 SLICED_BY = ("background", "light", "side")
 """Conditions of the real photos."""

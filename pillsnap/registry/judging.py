@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 import pillsnap
+from pillsnap.core.code_version import CodeVersion
 from pillsnap.core.cpu import usable_cores
 from pillsnap.core.errors import (
     BundleError,
@@ -55,7 +56,6 @@ from pillsnap.registry.versions import (
     version_files,
 )
 from pillsnap.tracking.run import TrackedRun, tracked_run
-from pillsnap.tracking.source import CodeVersion
 from pillsnap.tracking.store import first_line, store_errors
 
 EXPERIMENT = "pillsnap-gate"

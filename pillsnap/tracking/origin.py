@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 
+from pillsnap.core.code_version import uncommitted_diff
 from pillsnap.tracking.run import TrackedRun
-from pillsnap.tracking.source import uncommitted_diff
 
 DIFF_FILE = "code/uncommitted.diff"
 PACKAGES_FILE = "environment/packages.txt"

@@ -14,8 +14,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from pillsnap.core.code_version import CodeVersion
 from pillsnap.tracking.delivery import ENDED_BECAUSE_TAG
-from pillsnap.tracking.source import CodeVersion
 from pillsnap.tracking.store import connect, first_line, store_errors
 
 _log = logging.getLogger(__name__)

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow.tracking import MlflowClient
 
+from pillsnap.core.code_version import CodeVersion
 from pillsnap.core.files import canonical_json
 from pillsnap.core.yaml_mapping import flatten
 from pillsnap.tracking.delivery import ENDED_BECAUSE_TAG
 from pillsnap.tracking.outbox import OUTBOX, Outbox
 from pillsnap.tracking.resuming import RUN_OF_MLFLOW
-from pillsnap.tracking.source import CodeVersion
 from pillsnap.tracking.store import connect, ensure_experiment, first_line, store_errors, tracking_uri
 
 if TYPE_CHECKING:

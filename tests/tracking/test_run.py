@@ -19,13 +19,13 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from pillsnap.core.code_version import CodeVersion
 from pillsnap.core.errors import StoreError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.tracking import run as run_module
 from pillsnap.tracking.fetching import find_artifact
 from pillsnap.tracking.journal import Journal
 from pillsnap.tracking.run import tracked_run
-from pillsnap.tracking.source import CodeVersion, uncommitted_diff
 from pillsnap.tracking.sync import sync_run
 
 
@@ -117,39 +117,6 @@ def test_the_code_version(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) 
         pass
     tags = only_run(store).data.tags
     assert (tags["git_commit"], tags["git_dirty"]) == ("c" * 40, "true")
-
-
-def test_the_code_version_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    version = CodeVersion.current()
-    assert version.commit == "unknown" or len(version.commit) == 40
-    monkeypatch.setattr("pillsnap.tracking.source.PROJECT_ROOT", tmp_path)
-    assert CodeVersion.current() == CodeVersion("unknown", False)
-    monkeypatch.setenv("PATH", str(tmp_path))  # no git at all
-    assert str(CodeVersion.current()) == "unknown"
-    assert str(CodeVersion("abc", True)) == "abc (with uncommitted changes)"
-
-
-def test_uncommitted_changes_of_tracked_files_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def git(*arguments: str) -> None:
-        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e", *arguments], check=True)
-
-    monkeypatch.setattr("pillsnap.tracking.source.PROJECT_ROOT", tmp_path)
-    assert uncommitted_diff() == "", "no git"
-    git("init", "-q")
-    (tmp_path / "code.py").write_text("a = 1\n")
-    git("add", ".")
-    git("commit", "-qm", "first")
-    assert uncommitted_diff() == ""
-    (tmp_path / ".env").write_text("TOKEN=secret")
-    (tmp_path / "code.py").write_text("a = 2\n")
-    diff = uncommitted_diff()
-    assert "-a = 1\n+a = 2\n" in diff
-    assert "secret" not in diff, "a file that git does not know"
-    subprocess.run(["git", "-C", str(tmp_path), "apply", "-R"], input=diff.encode(), check=True)
-    assert (tmp_path / "code.py").read_text() == "a = 1\n", "what was logged is a patch that fits"
-    monkeypatch.setattr("pillsnap.tracking.source._MAX_DIFF", 10)
-    (tmp_path / "code.py").write_text("a = 3\n")
-    assert uncommitted_diff().startswith("diff --git\n[cut here: ")
 
 
 @pytest.mark.parametrize(

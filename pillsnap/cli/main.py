@@ -84,6 +84,8 @@ _EXTRAS = {
 def main() -> NoReturn:
     """Run the command line; the only place where errors become exit statuses."""
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # of a terminal that is closed; nohup stays nohup
+        signal.signal(signal.SIGHUP, _hang_up)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pillsnap").setLevel(logging.INFO)
     if "MLFLOW_RUN_ID" in os.environ:
@@ -138,3 +140,8 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     """SIGTERM ends like Ctrl-C: what is running closes its run and its files. A second one ends at once."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     raise KeyboardInterrupt("SIGTERM")
+
+
+def _hang_up(signum: int, frame: FrameType | None) -> None:
+    """As SIGTERM, whoever hears that now: a server that drains, a study that ends its workers."""
+    signal.raise_signal(signal.SIGTERM)

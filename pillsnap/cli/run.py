@@ -46,6 +46,7 @@ def run(
     from pillsnap.core.files import sha256_file
     from pillsnap.gate.policy import Policy
     from pillsnap.tracking.resuming import ending_the_run_of_mlflow
+    from pillsnap.tracking.store import experiment_name
 
     deadline = None if time_budget_s is None else time.monotonic() + time_budget_s
     config = load_experiment(**experiment)
@@ -63,7 +64,8 @@ def run(
             return
         with ending_the_run_of_mlflow():
             manifest = journey.find_data(data_name, workspace)
-        opened = resumable_run("run", config, manifest, workspace, experiment=journey.EXPERIMENT_NAME, fresh=fresh)
+        name = experiment_name(journey.EXPERIMENT_NAME)
+        opened = resumable_run("run", config, manifest, workspace, experiment=name, fresh=fresh)
         with opened as ours:
             tracked = ours.tracked
             trained = journey.train_step(tracked, config, manifest, workspace, deadline=deadline)

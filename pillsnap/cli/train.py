@@ -25,6 +25,7 @@ def train(
     from pillsnap.cli.torchrun import follow, joined_processes
     from pillsnap.cli.unfinished import resumable_run
     from pillsnap.tracking.resuming import ending_the_run_of_mlflow
+    from pillsnap.tracking.store import experiment_name
 
     deadline = None if time_budget_s is None else time.monotonic() + time_budget_s
     config = load_experiment(**experiment)
@@ -37,7 +38,8 @@ def train(
             return
         with ending_the_run_of_mlflow():
             manifest = journey.find_data(data_name, workspace)
-        opened = resumable_run("train", config, manifest, workspace, experiment=journey.EXPERIMENT_NAME, fresh=fresh)
+        name = experiment_name(journey.EXPERIMENT_NAME)
+        opened = resumable_run("train", config, manifest, workspace, experiment=name, fresh=fresh)
         with opened as ours:
             result = journey.train_step(ours.tracked, config, manifest, workspace, deadline=deadline)
             ours.unfinished = result.stopped

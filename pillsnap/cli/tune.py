@@ -63,6 +63,7 @@ def _tune(
     started = time.monotonic()
     from pillsnap.cli import journey
     from pillsnap.core.files import write_bytes
+    from pillsnap.tracking.store import experiment_name
     from pillsnap.tuning.tune import run_study
 
     config, _ = journey.with_local_weights(load_experiment(**experiment), workspace)
@@ -76,7 +77,7 @@ def _tune(
         data,
         folder,
         storage_url=storage or _own_storage(workspace),
-        experiment=journey.EXPERIMENT_NAME,
+        experiment=experiment_name(journey.EXPERIMENT_NAME),
         workers=workers or 1,
         trials=max_trials,
         deadline=None if wall_clock_s is None else started + wall_clock_s,

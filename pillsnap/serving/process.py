@@ -49,8 +49,6 @@ class NewsOnly(logging.Filter):
 def run(settings: ServeSettings, host: str, port: int) -> None:
     """Serve until SIGTERM or Ctrl-C; requests that are in the house are answered first."""
     settings.to_environment()
-    if settings.workers == 1:  # of several, uvicorn exchanges one after another when its first process gets a SIGHUP
-        _hang_up_as_terminate()
     options = {**uvicorn_options(), "host": host, "port": port, "workers": settings.workers, "factory": True}
     application = "pillsnap.serving.app:from_environment"
     try:
@@ -104,9 +102,3 @@ def _log_config() -> dict[str, Any]:
     config["filters"] = {"news": {"()": NewsOnly}}
     config["handlers"]["default"]["filters"] = ["news"]
     return config
-
-
-def _hang_up_as_terminate() -> None:
-    """A terminal that is closed must not cost the requests that are in the house; nohup stays nohup."""
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))

@@ -15,13 +15,17 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pillsnap.core.code_version import CodeVersion
+from pillsnap.core.errors import StoreError
 from pillsnap.tracking.delivery import ENDED_BECAUSE_TAG
-from pillsnap.tracking.store import connect, first_line, store_errors
+from pillsnap.tracking.store import connect, first_line, store_errors, tracking_uri, without_password
 
 _log = logging.getLogger(__name__)
 RUN_OF_MLFLOW = "MLFLOW_RUN_ID"
 """Environment variable: the run that ``mlflow run`` has opened for this process."""
 CONTINUES_IN = "pillsnap.continues_in"
+_OPEN = ("RUNNING", "SCHEDULED")
+_BEGUN_TAG = "git_commit"
+"""Every run of ours has it from its first moment on."""
 
 
 def find_run(run_id: str) -> Run | None:
@@ -35,6 +39,48 @@ def find_run(run_id: str) -> Run | None:
                 return None
             raise
     return run if run.info.lifecycle_stage == "active" else None
+
+
+def run_of_mlflow(client: MlflowClient) -> Run | None:
+    """The run that ``MLFLOW_RUN_ID`` names, whatever its status; None where it is not set.
+
+    Raises:
+        StoreError: the store has no such run, or cannot be asked.
+    """
+    run_id = os.environ.get(RUN_OF_MLFLOW)
+    if run_id is None:
+        return None
+    with store_errors():
+        try:
+            run = client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            run = None
+    if run is None or run.info.lifecycle_stage != "active":
+        raise StoreError(
+            f"{RUN_OF_MLFLOW} names the run {run_id!r}, which the MLflow store {without_password(tracking_uri())} does "
+            f"not have; unless `mlflow run` has set it just now, it is left over: unset {RUN_OF_MLFLOW}"
+        )
+    return run
+
+
+def check_unused(run: Run) -> None:
+    """That nothing is written over where a run of ``MLFLOW_RUN_ID`` is taken for new work.
+
+    Raises:
+        StoreError: it has ended, or another training was begun in it.
+    """
+    if run.info.status not in _OPEN:
+        said = f"which is {run.info.status}"
+    elif _BEGUN_TAG in run.data.tags:
+        said = "in which other work was begun"
+    else:
+        return
+    raise StoreError(
+        f"{RUN_OF_MLFLOW} names the run {run.info.run_id} ({run.info.run_name}), {said}: what is logged now would be "
+        f"mixed with it. It is left over in the environment: unset {RUN_OF_MLFLOW}"
+    )
 
 
 def warn_of_other_code(run: Run) -> None:
@@ -52,12 +98,18 @@ def pointing_at(run: Run) -> Iterator[None]:
     """While ``run`` goes on: the empty run that ``mlflow run`` has opened for it says so, and ends as it does.
 
     It is not deleted: ``mlflow run`` has shown its id, and asks for its status at the end.
+
+    Raises:
+        StoreError: that run is not empty, or not there.
     """
-    opened = os.environ.pop(RUN_OF_MLFLOW, None)
-    if opened is None or opened == run.info.run_id:
+    client = connect()
+    other = run_of_mlflow(client)
+    os.environ.pop(RUN_OF_MLFLOW, None)
+    if other is None or other.info.run_id == run.info.run_id:
         yield
         return
-    client = connect()
+    check_unused(other)
+    opened = other.info.run_id
     text = f"Nothing is logged here. The work goes on in the run **{run.info.run_name}**, `{run.info.run_id}`."
     with store_errors():
         client.update_run(opened, name=f"goes on in: {run.info.run_name}")
@@ -66,12 +118,13 @@ def pointing_at(run: Run) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        _end(client, opened, error)
+        end_run(client, opened, error)
         raise
-    _end(client, opened, None)
+    end_run(client, opened, None)
 
 
-def _end(client: MlflowClient, run_id: str, error: BaseException | None) -> None:
+def end_run(client: MlflowClient, run_id: str, error: BaseException | None) -> None:
+    """End a run as its error says (``None``: as FINISHED). Where the store does not take it, only a line is said."""
     status = "FINISHED" if error is None else "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
     try:
         if error is not None:
@@ -86,13 +139,13 @@ def ending_the_run_of_mlflow() -> Iterator[None]:
     """What comes before the run is opened: where it fails, the run that ``mlflow run`` has opened ends too.
 
     Raises:
-        StoreError: the store cannot be reached; better said before the work than after it.
+        StoreError: the store cannot be reached, or does not have that run; better said before the work than after it.
     """
     client = connect()
-    opened = os.environ.get(RUN_OF_MLFLOW)
+    opened = run_of_mlflow(client)
     try:
         yield
     except BaseException as error:
-        if opened is not None:
-            _end(client, opened, error)
+        if opened is not None and opened.info.status in _OPEN:
+            end_run(client, opened.info.run_id, error)
         raise

@@ -23,7 +23,7 @@ from pillsnap.core.files import canonical_json
 from pillsnap.core.yaml_mapping import flatten
 from pillsnap.tracking.delivery import ENDED_BECAUSE_TAG
 from pillsnap.tracking.outbox import OUTBOX, Outbox
-from pillsnap.tracking.resuming import RUN_OF_MLFLOW
+from pillsnap.tracking.resuming import RUN_OF_MLFLOW, check_unused, end_run, run_of_mlflow
 from pillsnap.tracking.store import connect, ensure_experiment, first_line, store_errors, tracking_uri
 
 if TYPE_CHECKING:
@@ -200,23 +200,32 @@ def tracked_run(
         resume: a run to go on with, by its id.
 
     Raises:
-        StoreError: the store cannot be reached, or has no run ``resume``, or another process is at work on it.
+        StoreError: the store cannot be reached, or has no run ``resume``, or another process is at work on it, or the
+            run of ``MLFLOW_RUN_ID`` is gone or not empty.
     """
     client = connect()
-    attached = "" if parent is not None or resume else os.environ.pop(RUN_OF_MLFLOW, "")
+    attached = None if parent is not None or resume else run_of_mlflow(client)
+    if attached is not None:
+        check_unused(attached)
+        os.environ.pop(RUN_OF_MLFLOW)
     with store_errors():
         if resume:
             run = client.get_run(resume)  # `go_on` sets it back to RUNNING
-        elif attached:
-            run = client.get_run(attached)
-            client.update_run(attached, name=name)
+        elif attached is not None:
+            run = attached
+            client.update_run(run.info.run_id, name=name)
         else:
             experiment_id = parent.experiment_id if parent else ensure_experiment(client, experiment)
             tags = {"mlflow.parentRunId": parent.run_id} if parent else {}
             run = client.create_run(experiment_id, run_name=name, tags=tags)
     if workspace is None and parent is not None:
         workspace = parent.workspace
-    tracked = TrackedRun(run.info.run_id, run.info.experiment_id, workspace, run.info.start_time)
+    try:
+        tracked = TrackedRun(run.info.run_id, run.info.experiment_id, workspace, run.info.start_time)
+    except BaseException as error:  # a workspace that cannot be written, say
+        if not resume:  # one that goes on may be another process's, which has it open
+            end_run(client, run.info.run_id, error)
+        raise
     try:
         # inside the try: a Ctrl-C from here on must not leave the run as RUNNING
         if resume:

@@ -81,6 +81,11 @@ def _ask(client: MlflowClient) -> None:
             time.sleep(_PAUSE_S)
 
 
+def experiment_name(default: str) -> str:
+    """The experiment that new runs are logged to: ``MLFLOW_EXPERIMENT_NAME``, where it is set."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or default
+
+
 def ensure_experiment(client: MlflowClient, name: str) -> str:
     """The id of an experiment, made where it is missing; artifacts of a local store lie beside its database."""
     with store_errors():

@@ -152,9 +152,9 @@ def plain_batches(
 
 
 def _prepare_worker(worker: int) -> None:
-    """The training process alone answers to Ctrl-C and SIGTERM, and ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """The training process alone answers to Ctrl-C, SIGTERM and SIGHUP, and ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     # Python's thread that hands tensors over prints a traceback when the training process is gone; what fails in a
     # worker itself reaches the training process on another way.
     sys.excepthook = lambda *_: None

@@ -80,7 +80,8 @@ class _Stop:
 
     def listen(self) -> None:
         """Become the handler of the signals of this process."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the supervisor passes it on
+        for number in (signal.SIGINT, signal.SIGHUP):  # they go to the whole group: the supervisor passes them on
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self)
         signal.signal(signal.SIGALRM, self)
 

@@ -44,6 +44,7 @@ assert "torch" not in sys.modules
 def _hear_interrupts() -> None:
     """A shell makes what it starts in the background, and all that comes of it, deaf to Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _ended_by(number: int, process: subprocess.Popen[bytes], said_in: Path) -> str:
@@ -60,8 +61,12 @@ def _ended_by(number: int, process: subprocess.Popen[bytes], said_in: Path) -> s
 def test_signals_during_training(
     prepared: Path, tmp_path: Path, environment: dict[str, str], store: MlflowClient
 ) -> None:
-    """Ctrl-C and SIGTERM end the MLflow run in a terminal status, and the command with 1. Both at once."""
-    signals = {"int": (signal.SIGINT, "data.workers=0"), "term": (signal.SIGTERM, "data.workers=1")}
+    """Ctrl-C, SIGTERM and a closed terminal end the MLflow run in a terminal status, the command with 1."""
+    signals = {
+        "int": (signal.SIGINT, "data.workers=0"),
+        "term": (signal.SIGTERM, "data.workers=1"),
+        "hup": (signal.SIGHUP, "data.workers=0"),
+    }
     started = {}
     for name, (_, setting) in signals.items():
         arguments = ["--data", prepared / "data", "--config", prepared / "tiny.yaml", "--workspace", tmp_path / name]
@@ -86,7 +91,7 @@ def test_signals_during_training(
     found = store.get_experiment_by_name("pillsnap")
     assert found is not None
     runs = store.search_runs([found.experiment_id])
-    assert [run.info.status for run in runs] == ["KILLED", "KILLED"]
+    assert [run.info.status for run in runs] == ["KILLED"] * 3
     for run in runs:
         assert run.data.tags["ended_because"].startswith("KeyboardInterrupt")
         assert run.data.metrics["val_top1"] >= 0, "what was measured before is kept"

@@ -43,7 +43,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
         package.mkdir(parents=True)
         (package / "__init__.py").write_text("")
         monkeypatch.setattr(code_version, "PACKAGE", package)
-        monkeypatch.setattr("importlib.metadata.PathDistribution.read_text", lambda *_: None)
+        monkeypatch.setattr("importlib.metadata.distribution", lambda _: SimpleNamespace(read_text=lambda _: None))
         return package
 
     return put
@@ -135,7 +135,7 @@ def test_an_installation_from_a_git_address(
 ) -> None:
     package(tmp_path / "site-packages")
     note = '{"url": "https://example.org/x.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}}'
-    monkeypatch.setattr("importlib.metadata.PathDistribution.read_text", lambda *_: note)
+    monkeypatch.setattr("importlib.metadata.distribution", lambda _: SimpleNamespace(read_text=lambda _: note))
     assert CodeVersion.current() == CodeVersion("abc", False)
 
 

@@ -25,7 +25,9 @@ from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.tracking import run as run_module
 from pillsnap.tracking.fetching import find_artifact
 from pillsnap.tracking.journal import Journal
+from pillsnap.tracking.resuming import ending_the_run_of_mlflow, pointing_at
 from pillsnap.tracking.run import tracked_run
+from pillsnap.tracking.store import experiment_name
 from pillsnap.tracking.sync import sync_run
 
 
@@ -67,8 +69,60 @@ def test_attaches_to_the_run_of_mlflow_run_and_only_once(store: MlflowClient, mo
 
 def test_attaching_to_a_run_that_the_store_does_not_have(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_RUN_ID", "f" * 32)
-    with pytest.raises(StoreError, match=r"f{32}"), tracked_run("lost", experiment="exp"):
+    with (
+        pytest.raises(StoreError, match=r"MLFLOW_RUN_ID names the run 'f{32}'.*unset"),
+        tracked_run("x", experiment="e"),
+    ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("status", "begun", "said"),
+    [
+        ("FINISHED", False, "which is FINISHED"),
+        ("FAILED", True, "which is FAILED"),
+        ("RUNNING", True, "in which other work was begun"),
+    ],
+)
+def test_a_run_that_was_left_over_is_not_written_over(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch, status: str, begun: bool, said: str
+) -> None:
+    """Also not pointed away from, nor ended, by work that fails before its own run is opened."""
+    left = store.create_run(store.create_experiment("elsewhere"), run_name="theirs")
+    if begun:
+        store.set_tag(left.info.run_id, "git_commit", "c" * 40)
+    store.update_run(left.info.run_id, status=status)
+    before = store.get_run(left.info.run_id).to_dictionary()
+    monkeypatch.setenv("MLFLOW_RUN_ID", left.info.run_id)
+    message = rf"MLFLOW_RUN_ID names the run {left.info.run_id} \(theirs\), {said}.*unset MLFLOW_RUN_ID"
+    with pytest.raises(StoreError, match=message), tracked_run("new", experiment="exp"):
+        pass
+    other = store.create_run(store.create_experiment("exp"))
+    with pytest.raises(StoreError, match=message), pointing_at(other):
+        pass
+    if status != "RUNNING":
+        monkeypatch.setenv("MLFLOW_RUN_ID", left.info.run_id)
+        with pytest.raises(TrainingError), ending_the_run_of_mlflow():
+            raise TrainingError("no data")
+    assert store.get_run(left.info.run_id).to_dictionary() == before
+
+
+def test_a_workspace_that_cannot_be_written_ends_the_run(
+    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "w").write_text("a file")
+    with pytest.raises(OSError, match="w"), tracked_run("r", experiment="exp", workspace=tmp_path / "w"):
+        pass
+    run = only_run(store)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["ended_because"].startswith("NotADirectoryError")
+
+
+def test_the_experiment_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    assert experiment_name("pillsnap") == "pillsnap"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ours")
+    assert experiment_name("pillsnap") == "ours"
 
 
 def test_every_value_of_the_experiment_is_a_parameter(store: MlflowClient) -> None:

@@ -138,7 +138,8 @@ def _disk() -> _Finding:
 
 
 def _store() -> Iterator[_Finding]:
-    from pillsnap.tracking.store import connect, tracking_uri, without_password
+    from pillsnap.core.passwords import hide_passwords
+    from pillsnap.tracking.store import connect, tracking_uri
 
     uri = tracking_uri()
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
@@ -149,7 +150,7 @@ def _store() -> Iterator[_Finding]:
     except PillSnapError as error:
         yield _Finding("MISSING", f"MLflow store: {error}", "set MLFLOW_TRACKING_URI to a store that runs, or unset it")
         return
-    yield _Finding("ok", f"MLflow store {without_password(uri)}")
+    yield _Finding("ok", f"MLflow store {hide_passwords(uri)}")
     yield _champion()
 
 

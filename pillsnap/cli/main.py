@@ -18,6 +18,7 @@ import click
 
 from pillsnap import __version__
 from pillsnap.core.errors import PillSnapError
+from pillsnap.core.passwords import hide_passwords
 
 # name → (module, attribute, one line of help). The help stands here so that `pillsnap --help` imports nothing.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -81,12 +82,22 @@ _EXTRAS = {
 """Where a package is declared that is missing; all others train."""
 
 
+class _WithoutPasswords(logging.Formatter):
+    """Whoever logs, a library too: what an address holds of a password is not said."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, with its traceback where there is one."""
+        return hide_passwords(super().format(record))
+
+
 def main() -> NoReturn:
     """Run the command line; the only place where errors become exit statuses."""
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # of a terminal that is closed; nohup stays nohup
         signal.signal(signal.SIGHUP, _hang_up)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log = logging.StreamHandler()
+    log.setFormatter(_WithoutPasswords("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[log])
     logging.getLogger("pillsnap").setLevel(logging.INFO)
     if "MLFLOW_RUN_ID" in os.environ:
         from pillsnap.cli.orphan import end_with_mlflow_run
@@ -101,7 +112,7 @@ def main() -> NoReturn:
         error.show()
         status = 1 if type(error) is click.ClickException else 2
     except PillSnapError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(hide_passwords(f"error: {error}"), err=True)
         status = error.exit_status
     except ModuleNotFoundError as error:  # commands import what they need when they need it
         click.echo(f"error: {_missing_package(error)}", err=True)
@@ -122,7 +133,7 @@ def main() -> NoReturn:
         if os.environ.get("PILLSNAP_DEBUG"):
             traceback.print_exc()
     except Exception as error:  # the edge of the process: nothing may end in a bare trace
-        click.echo(f"error: unexpected {type(error).__name__}: {error}", err=True)
+        click.echo(hide_passwords(f"error: unexpected {type(error).__name__}: {error}"), err=True)
         click.echo("This is a fault in PillSnap: set PILLSNAP_DEBUG=1 to see where, and report it.", err=True)
         status = 1
         if os.environ.get("PILLSNAP_DEBUG"):

@@ -31,7 +31,7 @@ from pillsnap.gate.trust import TrustRoot
 from pillsnap.registry.judging import candidates, is_old, judge
 from pillsnap.registry.versions import aliased_version, find_version, statement_of
 from pillsnap.registry.webhooks import LARGEST, Inbox
-from pillsnap.tracking.store import connect, store_errors
+from pillsnap.tracking.store import connect, registry_errors
 
 _log = logging.getLogger(__name__)
 WORKING = "**The gate is measuring this version.** It answers the test images now; the verdict appears here.\n"
@@ -101,7 +101,7 @@ class GateService:
                 return None
             before = entry.tags.get(ENVELOPE_TAG)
             if before is None:
-                with store_errors():
+                with registry_errors():
                     client.update_model_version(name, version, WORKING)
             _log.info("judging %s version %s", name, version)
             statement = judge(client, name, version, self.manifest, self.key, self.trust)
@@ -132,7 +132,7 @@ class GateService:
             self._settled[name, version] = self._seen(client, entry)
             if ENVELOPE_TAG not in entry.tags:
                 text = f"**The gate cannot judge this version.**\n\n{plain(said)[:2000]}\n"
-                with store_errors():
+                with registry_errors():
                     client.update_model_version(name, version, text)
         except PillSnapError as second:
             self._settled.pop((name, version), None)

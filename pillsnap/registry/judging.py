@@ -56,7 +56,7 @@ from pillsnap.registry.versions import (
     version_files,
 )
 from pillsnap.tracking.run import TrackedRun, tracked_run
-from pillsnap.tracking.store import first_line, store_errors
+from pillsnap.tracking.store import first_line, registry_errors
 
 EXPERIMENT = "pillsnap-gate"
 Progress = Callable[[int, int], None]
@@ -155,7 +155,7 @@ def is_old(statement: Statement, policy: Policy) -> bool:
 def candidates(client: MlflowClient) -> list[tuple[str, str]]:
     """(model, version) of all versions that carry the mark, as an alias or as a tag, in order."""
     found = set()
-    with store_errors():
+    with registry_errors():
         for model in _pages(client.search_registered_models):
             for alias, version in model.aliases.items():
                 if alias.casefold() == CANDIDATE:

@@ -12,13 +12,14 @@ from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegi
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
 from pillsnap.core.errors import GateRefusedError, StoreError
+from pillsnap.core.passwords import hide_passwords
 from pillsnap.gate.admission import NEEDED, check_bound, check_verdict
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.registry.artifacts import BehindProxyError, facts_at
 from pillsnap.registry.rules import STAGES
 from pillsnap.registry.store import gated_store
 from pillsnap.registry.versions import trusted_statement
-from pillsnap.tracking.store import GATED, first_line, registry_uri, store_errors, tracking_uri, without_password
+from pillsnap.tracking.store import GATED, first_line, registry_errors, registry_uri, tracking_uri
 
 
 def open_registry() -> SqlAlchemyStore:
@@ -26,13 +27,13 @@ def open_registry() -> SqlAlchemyStore:
     uri = registry_uri(tracking_uri())
     if not uri.startswith(GATED):
         raise StoreError(
-            f"the record lies in the registry's database, and {without_password(uri)} is none: run this where the "
+            f"the record lies in the registry's database, and {hide_passwords(uri)} is none: run this where the "
             "server runs, with MLFLOW_TRACKING_URI set to its --backend-store-uri"
         )
     file = uri.removeprefix(GATED).removeprefix("sqlite:///")
     if uri.removeprefix(GATED).startswith("sqlite:///") and not Path(file).is_file():
         raise StoreError(f"{file}: no such database; set MLFLOW_TRACKING_URI to that of the registry")
-    with store_errors():
+    with registry_errors():
         return gated_store(uri)
 
 
@@ -40,7 +41,7 @@ def guarded_aliases(connection: sa.Connection) -> dict[tuple[str, str], str]:
     """(model, alias) → version of the guarded aliases, as they stand now."""
     # from the tables: MLflow's search leaves out what somebody has given the tag of a prompt
     query: Any = sa.select(SqlRegisteredModelAlias.name, SqlRegisteredModelAlias.alias, SqlRegisteredModelAlias.version)
-    with store_errors():
+    with registry_errors():
         found = connection.execute(query.where(SqlRegisteredModelAlias.alias.in_(NEEDED)))
         return {(name, alias): str(version) for name, alias, version in found}
 
@@ -48,7 +49,7 @@ def guarded_aliases(connection: sa.Connection) -> dict[tuple[str, str], str]:
 def guarded_stages(connection: sa.Connection) -> dict[tuple[str, str], str]:
     """(model, version) → stage of the versions that are in a guarded stage of MLflow 2, as they stand now."""
     query: Any = sa.select(SqlModelVersion.name, SqlModelVersion.version, SqlModelVersion.current_stage)
-    with store_errors():
+    with registry_errors():
         found = connection.execute(query.where(SqlModelVersion.current_stage.in_(STAGES)))
         return {(name, str(version)): str(stage) for name, version, stage in found}
 

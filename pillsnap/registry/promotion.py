@@ -30,7 +30,7 @@ from pillsnap.registry.versions import (
     trusted_statement,
 )
 from pillsnap.tracking.fetching import find_artifact
-from pillsnap.tracking.store import connect, first_line, store_errors
+from pillsnap.tracking.store import connect, first_line, registry_errors
 
 _MOST_MOVED = 10
 
@@ -39,7 +39,7 @@ def submit(name: str, version: str) -> ModelVersion:
     """Ask the gate to judge a version: give it the mark ``candidate``. Raises StoreError."""
     client = connect()
     entry = find_version(client, name, version)
-    with store_errors():
+    with registry_errors():
         client.set_model_version_tag(name, entry.version, CANDIDATE, "yes")
     return entry
 

@@ -36,7 +36,7 @@ from pillsnap.gate.trust import TrustRoot
 from pillsnap.registry.actor import VARIABLE as ROLES_FILE
 from pillsnap.registry.actor import Role, Roles
 from pillsnap.registry.store import gated_store
-from pillsnap.tracking.store import GATED, first_line, store_errors
+from pillsnap.tracking.store import GATED, first_line, registry_errors
 
 if TYPE_CHECKING:
     from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
@@ -181,7 +181,7 @@ def start(settings: ServerSettings) -> subprocess.Popen[bytes]:
     }
     environment.pop("MLFLOW_TRACKING_URI", None)
     environment.pop("MLFLOW_REGISTRY_URI", None)
-    with _environment(environment), store_errors():
+    with _environment(environment), registry_errors():
         store = gated_store(GATED + settings.database)  # one process makes the tables, before the workers come
         _tell_gate(store, settings)
         store.engine.dispose()

@@ -16,12 +16,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import ConfigError, GateRefusedError, StoreError, TamperedError
+from pillsnap.core.passwords import hide_passwords
 from pillsnap.gate.admission import NEEDED, VersionFacts, check_bound, check_verdict
 from pillsnap.gate.envelope import ENVELOPE_TAG, Statement, open_envelope
 from pillsnap.gate.keys import KeyRing
 from pillsnap.registry.rules import FORMER_CHAMPIONS_TAG, former_champions_in
 from pillsnap.tracking.fetching import MODEL_URI_TAG, fetched_model, model_digests
-from pillsnap.tracking.store import GATED, connect, registry_uri, store_errors, tracking_uri, without_password
+from pillsnap.tracking.store import GATED, connect, registry_errors, registry_uri, store_errors, tracking_uri
 
 ALIASES = tuple(NEEDED)
 BUNDLES = "pillsnap-bundles"
@@ -58,7 +59,7 @@ def register(run_id: str, name: str) -> ModelVersion:
             "one that ended while this store did not answer is completed by: pillsnap tracking sync"
         )
     claims = run.data.tags.get("mlflow.note.content", "It says nothing.")
-    with store_errors():
+    with registry_errors():
         _ensure_model(client, name)
         return client.create_model_version(
             name,
@@ -164,7 +165,7 @@ def proven_files(entry: ModelVersion, alias: str, ring: KeyRing) -> Iterator[tup
 
 def aliased_version(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     """The version that carries an alias. Raises StoreError: the registry cannot be reached."""
-    with store_errors():
+    with registry_errors():
         try:
             return client.get_model_version_by_alias(name, alias)
         except MlflowException as error:
@@ -189,7 +190,7 @@ def list_versions(name: str) -> list[tuple[ModelVersion, tuple[str, ...]]]:
     """All versions of a model, the newest first, each with its aliases. Raises StoreError."""
     client = connect()
     versions = _versions(client, name)
-    with store_errors():
+    with registry_errors():
         aliases: dict[str, str] = client.get_registered_model(name).aliases
     return [
         (entry, tuple(alias for alias, number in aliases.items() if str(number) == str(entry.version)))
@@ -199,19 +200,19 @@ def list_versions(name: str) -> list[tuple[ModelVersion, tuple[str, ...]]]:
 
 def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     """All versions of a model, at least one, the newest first. Raises StoreError."""
-    with store_errors():
+    with registry_errors():
         versions = client.search_model_versions(f"name = '{check_name(name)}'")
     if not versions:
         raise StoreError(
             f"the registry has no model {name!r}; register one with: pillsnap registry register RUN_ID "
-            f"(looked in {without_password(registry_uri(tracking_uri())).removeprefix(GATED)})"
+            f"(looked in {hide_passwords(registry_uri(tracking_uri())).removeprefix(GATED)})"
         )
     return sorted(versions, key=lambda entry: -int(entry.version))
 
 
 def former_champions(client: MlflowClient, name: str) -> list[str]:
     """Versions that were champion, the newest first. Raises StoreError."""
-    with store_errors():
+    with registry_errors():
         tags = client.get_registered_model(check_name(name)).tags
     try:
         return former_champions_in(tags)

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from pillsnap.core.errors import StoreError
 from pillsnap.core.files import sha256_files, sha256_json
-from pillsnap.tracking.store import connect, store_errors
+from pillsnap.tracking.store import connect, registry_errors, store_errors
 
 MODEL_FILE = "model.onnx"
 MODEL_URI_TAG = "pillsnap.model_uri"
@@ -63,7 +63,7 @@ def fetched_model(model_uri: str) -> Iterator[FetchedModel]:
     """
     connect()
     with tempfile.TemporaryDirectory(prefix="pillsnap-") as folder:
-        with store_errors(), quiet():
+        with registry_errors(), quiet():
             local = _downloaded(model_uri, folder)
         file = local / MODEL_FILE
         if not file.is_file():
@@ -82,7 +82,7 @@ def _downloaded(model_uri: str, folder: str) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=folder))
     except (MlflowException, OSError):
-        raise  # `store_errors` has words for them
+        raise  # `registry_errors` has words for them
     except Exception as error:  # every cloud's client has errors of its own, and some are not installed
         said = f"{type(error).__name__}: {str(error)[:200]}"
         raise StoreError(f"{model_uri}: its files cannot be had ({said})") from error

@@ -16,8 +16,9 @@ from mlflow.tracking import MlflowClient
 
 from pillsnap.core.code_version import CodeVersion
 from pillsnap.core.errors import StoreError
+from pillsnap.core.passwords import hide_passwords
 from pillsnap.tracking.delivery import ENDED_BECAUSE_TAG
-from pillsnap.tracking.store import connect, first_line, store_errors, tracking_uri, without_password
+from pillsnap.tracking.store import connect, first_line, store_errors, tracking_uri
 
 _log = logging.getLogger(__name__)
 RUN_OF_MLFLOW = "MLFLOW_RUN_ID"
@@ -59,7 +60,7 @@ def run_of_mlflow(client: MlflowClient) -> Run | None:
             run = None
     if run is None or run.info.lifecycle_stage != "active":
         raise StoreError(
-            f"{RUN_OF_MLFLOW} names the run {run_id!r}, which the MLflow store {without_password(tracking_uri())} does "
+            f"{RUN_OF_MLFLOW} names the run {run_id!r}, which the MLflow store {hide_passwords(tracking_uri())} does "
             f"not have; unless `mlflow run` has set it just now, it is left over: unset {RUN_OF_MLFLOW}"
         )
     return run
@@ -128,7 +129,7 @@ def end_run(client: MlflowClient, run_id: str, error: BaseException | None) -> N
     status = "FINISHED" if error is None else "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
     try:
         if error is not None:
-            client.set_tag(run_id, ENDED_BECAUSE_TAG, f"{type(error).__name__}: {error}"[:5000])
+            client.set_tag(run_id, ENDED_BECAUSE_TAG, hide_passwords(f"{type(error).__name__}: {error}")[:5000])
         client.set_terminated(run_id, status)
     except MlflowException as failure:
         _log.warning("the MLflow run %s could not be ended as %s (%s)", run_id, status, first_line(failure))

@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 
 from pillsnap.core.code_version import CodeVersion
 from pillsnap.core.files import canonical_json
+from pillsnap.core.passwords import hide_passwords
 from pillsnap.core.yaml_mapping import flatten
 from pillsnap.tracking.delivery import ENDED_BECAUSE_TAG
 from pillsnap.tracking.outbox import OUTBOX, Outbox
@@ -147,7 +148,7 @@ class TrackedRun:
         """End the run. What the store does not take now stays in the outbox, and a line says how it gets there."""
         entry: dict[str, Any] = {"kind": "status", "status": status, "time_ms": int(time.time() * 1000)}
         if error is not None:
-            entry["reason"] = f"{type(error).__name__}: {error}"[:5000]
+            entry["reason"] = hide_passwords(f"{type(error).__name__}: {error}")[:5000]
         if self._events is not None:
             self._events.close()
         try:

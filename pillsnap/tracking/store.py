@@ -10,11 +10,10 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import mlflow
 import requests
@@ -23,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import StoreError
+from pillsnap.core.passwords import hide_passwords
 
 _BEING_MADE = ("already exists", "duplicate column name")
 """What a database says to the second of two that make its tables at once."""
@@ -106,35 +106,41 @@ def ensure_experiment(client: MlflowClient, name: str) -> str:
 @contextmanager
 def store_errors() -> Iterator[None]:
     """Turn what MLflow, requests, SQLAlchemy and the file system raise into `StoreError`."""
+    with _errors_of("the MLflow store", tracking_uri, "MLFLOW_TRACKING_URI"):
+        yield
+
+
+@contextmanager
+def registry_errors() -> Iterator[None]:
+    """The same where the registry was asked, which may be another one than the store."""
+    variable = "MLFLOW_REGISTRY_URI" if os.environ.get("MLFLOW_REGISTRY_URI") else "MLFLOW_TRACKING_URI"
+    with _errors_of("the model registry", lambda: registry_uri(tracking_uri()).removeprefix(GATED), variable):
+        yield
+
+
+@contextmanager
+def _errors_of(what: str, address: Callable[[], str], variable: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-        what = f"the MLflow store {without_password(tracking_uri())}"
+        what = f"{what} {hide_passwords(address())}"
         if isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise StoreError(f"{what} says: {first_line(error)[:300]}") from error
-        raise StoreError(f"{what} cannot be used: {first_line(error)[:300]}. {_advice(error)}") from error
+        raise StoreError(f"{what} cannot be used: {first_line(error)[:300]}. {_advice(error, variable)}") from error
 
 
-def _advice(error: Exception) -> str:
+def _advice(error: Exception, variable: str) -> str:
     status = error.get_http_status_code() if isinstance(error, MlflowException) else None
     if status == HTTPStatus.UNAUTHORIZED:
         return "Check the login: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     if status == HTTPStatus.FORBIDDEN:
         return "This login may not, or there is no such thing at this server"
-    return "Check MLFLOW_TRACKING_URI and that the server runs (pillsnap doctor)"
+    return f"Check {variable} and that the server runs (pillsnap doctor)"
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first. MLflow puts the store's URI into it: it is shown without the password."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    password = urlsplit(tracking_uri()).password
-    return lines[0].replace(f":{password}@", ":***@") if password else lines[0]
-
-
-def without_password(uri: str) -> str:
-    """A URI that may be shown."""
-    parts = urlsplit(uri)
-    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
+    """What an error says first. MLflow puts addresses into it: they are shown without their passwords."""
+    return hide_passwords((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def _artifact_location(name: str) -> str | None:
@@ -155,7 +161,7 @@ def _knock(uri: str) -> None:
         return  # not a database: MLflow knows the scheme, or says that it does not
     except ModuleNotFoundError as error:
         raise StoreError(
-            f"the MLflow store {without_password(uri)} needs the Python package {error.name}: install it"
+            f"the MLflow store {hide_passwords(uri)} needs the Python package {error.name}: install it"
         ) from error
     try:
         engine.connect().close()

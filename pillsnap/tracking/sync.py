@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pillsnap.core.errors import StoreError
+from pillsnap.core.passwords import hide_passwords
 from pillsnap.tracking.journal import JOURNAL_FILE, is_waiting
 from pillsnap.tracking.outbox import OUTBOX, REFUSED_FILE, Outbox
 from pillsnap.tracking.run import RUNS
-from pillsnap.tracking.store import connect, first_line, tracking_uri, without_password
+from pillsnap.tracking.store import connect, first_line, tracking_uri
 
 _BASES = (".", "tune")
 """Where a workspace has runs: of trainings, and of the trials of studies."""
@@ -72,7 +73,7 @@ def _last_status(outbox: Outbox) -> str:
 def _problem(outbox: Outbox) -> str:
     error = outbox.last_error
     reason = first_line(error)[:300] if error is not None else "no answer"
-    store = without_password(tracking_uri())
+    store = hide_passwords(tracking_uri())
     return f"{reason}. Is MLFLOW_TRACKING_URI ({store}) the store that the run was started with?"
 
 

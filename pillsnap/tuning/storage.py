@@ -20,9 +20,9 @@ import sqlalchemy.exc
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
-from sqlalchemy.engine import make_url
 
 from pillsnap.core.errors import ConfigError
+from pillsnap.core.passwords import hide_passwords
 
 _log = logging.getLogger(__name__)
 StaleCallback = Callable[[optuna.Study, FrozenTrial], None]
@@ -116,21 +116,13 @@ def open_storage(
             driver = url.startswith("postgresql") and isinstance(error, ImportError)
             hint = "; pip install 'psycopg[binary]'" if driver else ""
             raise ConfigError(
-                f"the study's storage {shown(url)} cannot be used ({_first_line(error)}{hint})"
+                f"the study's storage {hide_passwords(url)} cannot be used ({_first_line(error)}{hint})"
             ) from error
 
 
 def is_server(url: str) -> bool:
     """Whether other machines may be at work in this database too."""
     return not url.startswith("sqlite")
-
-
-def shown(url: str) -> str:
-    """A URL without its password."""
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return url.split("@")[-1]
 
 
 def _lock_before_reading(engine: sqlalchemy.Engine) -> None:
@@ -162,4 +154,4 @@ def _is_away(error: BaseException) -> bool:
 
 def _first_line(error: BaseException | None) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]
+    return hide_passwords(lines[0])[:300]

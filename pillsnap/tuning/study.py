@@ -23,8 +23,9 @@ from optuna.trial import FrozenTrial, TrialState
 from pillsnap.core.errors import ConfigError, StoreError
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.core.files import sha256_json
+from pillsnap.core.passwords import hide_passwords
 from pillsnap.core.search import OPERATIONAL, Choices, IntRange, TuningConfig
-from pillsnap.tuning.storage import StaleCallback, is_server, shown
+from pillsnap.tuning.storage import StaleCallback, is_server
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def load_study(config: ExperimentConfig, name: str, storage: RDBStorage, *, stre
     try:
         study = optuna.load_study(study_name=name, storage=storage, pruner=_pruner(config.tuning))
     except KeyError as error:
-        raise StoreError(f"the study {name} is not in {shown(storage.url)}; was it deleted?") from error
+        raise StoreError(f"the study {name} is not in {hide_passwords(storage.url)}; was it deleted?") from error
     drawn = len(study.get_trials(deepcopy=False))  # a study that goes on must not draw again what it drew before
     host = zlib.crc32(socket.gethostname().encode()) if is_server(storage.url) else 0
     seed = int(sha256_json([config.seed, drawn, stream, host])[:8], 16)

@@ -9,7 +9,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pillsnap.core.errors import ConfigError
-from pillsnap.tuning.storage import open_storage, shown
+from pillsnap.core.passwords import hide_passwords
+from pillsnap.tuning.storage import open_storage
 from pillsnap.tuning.study import (
     BEST,
     ERROR,
@@ -90,10 +91,10 @@ def describe_storage(url: str, name: str = "") -> str:
     storage = open_storage(url)
     names = optuna.get_all_study_names(storage)
     if name and name not in names:
-        raise ConfigError(f"--study {name}: not in {shown(url)}; there are: {', '.join(names) or 'none'}")
+        raise ConfigError(f"--study {name}: not in {hide_passwords(url)}; there are: {', '.join(names) or 'none'}")
     chosen = [name] if name else names
     if not chosen:
-        return f"no study in {shown(url)} yet; begin one with: pillsnap tune"
+        return f"no study in {hide_passwords(url)} yet; begin one with: pillsnap tune"
     text = "\n\n".join(describe(optuna.load_study(study_name=each, storage=storage)) for each in chosen)
     storage.engine.dispose()
     return text

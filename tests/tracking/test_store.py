@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException, RestException
 from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import StoreError
-from pillsnap.tracking.store import connect, ensure_experiment, store_errors, tracking_uri, without_password
+from pillsnap.tracking.store import connect, ensure_experiment, registry_errors, store_errors, tracking_uri
 
 
 def test_the_default_is_a_file_in_the_current_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -60,16 +60,21 @@ def test_a_missing_folder_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert (tmp_path / "new" / "mlflow.db").is_file()
 
 
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("postgresql://anna:geheim@db/mlflow", "postgresql://anna:***@db/mlflow"),
-        ("http://host:5000", "http://host:5000"),
-        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
-    ],
-)
-def test_without_password(uri: str, shown: str) -> None:
-    assert without_password(uri) == shown
+def test_what_was_asked_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the registry lies elsewhere; and of neither the password, whichever of the two an error quotes."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://anna:geheim@store:5000")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "postgresql://bert:streng@registry/db")
+    quoted = "cannot connect to postgresql://bert:streng@registry/db and http://anna:geheim@store:5000"
+    for errors, named, advice in (
+        (store_errors, "the MLflow store http://anna:***@store:5000 cannot be used", "Check MLFLOW_TRACKING_URI"),
+        (registry_errors, "the model registry postgresql://bert:***@registry/db cannot be used", "MLFLOW_REGISTRY_URI"),
+    ):
+        with pytest.raises(StoreError) as raised, errors():
+            raise MlflowException(quoted)
+        assert str(raised.value).startswith(named)
+        assert advice in str(raised.value)
+        assert "geheim" not in str(raised.value)
+        assert "streng" not in str(raised.value)
 
 
 def test_an_error_without_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _ROUTES = {"/v1/narrow/predict", "/v1/narrow/batch_predict", "/v1/narrow/info", "/v1/narrow/classes", "/"}
+_SCHEMES = ("http://", "https://")
 _ALWAYS = {"/healthz", "/readyz", "/metrics"}
 """Answered under any host name (probes use addresses) and however full the house is."""
 
@@ -127,6 +128,8 @@ class _Visit:
     def __init__(self, scope: Scope, began: float) -> None:
         if scope["method"] == "HEAD":  # wherever there is GET; the protocol leaves the body out
             scope = {**scope, "method": "GET"}
+        if scope["path"].lower().startswith(_SCHEMES):
+            scope = _in_origin_form(scope)
         self.scope = scope
         self.state = scope.setdefault("state", {})
         self.id = self.state["request_id"] = uuid.uuid4().hex
@@ -137,6 +140,22 @@ class _Visit:
         """Of its body, so far."""
         self.status: int | None = None
         """Of the answer, as soon as there is one."""
+
+
+def _in_origin_form(scope: Scope) -> Scope:
+    """A request whose target is a whole address, as a proxy's client sends it: its host is the one that counts.
+
+    RFC 9112, 3.2.2.
+    """
+    host, slash, path = scope["path"].partition("://")[2].partition("/")
+    raw = slash.encode() + scope["raw_path"].partition(b"://")[2].partition(b"/")[2]
+    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    return {
+        **scope,
+        "path": slash + path or "/",
+        "raw_path": raw or b"/",
+        "headers": [(b"host", host.encode("latin-1", "replace")), *headers],
+    }
 
 
 def _host_name(header: str) -> str:

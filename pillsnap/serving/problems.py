@@ -113,10 +113,8 @@ KINDS: dict[str, Kind] = {
     ),
     "unsupported_media_type": Kind(
         415,
-        Text("Another Content-Type is needed", "Send image/jpeg, image/png, image/webp or multipart/form-data."),
-        Text(
-            "Content-Type이 맞지 않습니다", "image/jpeg, image/png, image/webp 또는 multipart/form-data로 보내 주세요."
-        ),
+        Text("Another Content-Type is needed", "Send the photo itself (image/jpeg) or multipart/form-data."),
+        Text("Content-Type이 맞지 않습니다", "사진 자체(image/jpeg) 또는 multipart/form-data로 보내 주세요."),
     ),
     "bad_request": Kind(
         400,

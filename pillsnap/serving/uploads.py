@@ -17,7 +17,10 @@ from starlette.types import Message
 from pillsnap.core.image_validator import MAX_UPLOAD_BYTES
 from pillsnap.serving.problems import MOST_IMAGES, ProblemError
 
-IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
+IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+"""What the documents name. A body's content decides: clients call a JPEG image/jpg, image/pjpeg, or nothing."""
+_NO_PHOTO = ("text/", "multipart/", "message/", "application/json", "application/xml")
+"""Such a body is something else, and that is said in place of what its bytes are not."""
 FORM_TYPE = "multipart/form-data"
 _FORM_ROOM = 64 * 1024
 """Bytes of a form around its photos: boundaries, headers, names."""
@@ -37,7 +40,7 @@ class Photo:
 
 
 async def one_photo(request: Request, timeout_s: float) -> Photo:
-    """The photo of a request: its body (``image/*``), or the form field ``image``.
+    """The photo of a request: its body, or the form field ``image``.
 
     Raises:
         ProblemError: too large, too slow, another Content-Type, no photo, more than one.
@@ -49,7 +52,7 @@ async def one_photo(request: Request, timeout_s: float) -> Photo:
         if len(photos) != 1:
             raise ProblemError("no_image" if not photos else "too_many_images")
         return photos[0]
-    if kind in IMAGE_TYPES:
+    if not kind.startswith(_NO_PHOTO):
         limited = _limited(request, MAX_UPLOAD_BYTES)
         async with _in_time(timeout_s):
             return Photo(await limited.body(), "")

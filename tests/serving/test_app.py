@@ -192,6 +192,18 @@ def test_wrong_requests(client: TestClient, toy: SimpleNamespace) -> None:
     assert asked[6].headers["allow"] == "POST"
 
 
+@pytest.mark.parametrize(
+    "kind", ["image/jpg", "image/pjpeg", "IMAGE/JPEG; q=1", "image/*", "application/octet-stream", "", None,
+             "application/x-www-form-urlencoded"],
+)  # fmt: skip
+def test_content_decides_whatever_a_client_calls_it(client: TestClient, toy: SimpleNamespace, kind: str | None) -> None:
+    """As Android, curl without a header, and a form's file do."""
+    headers = {} if kind is None else {"Content-Type": kind}
+    answer = client.post(PREDICT, content=toy.jpeg(0), headers=headers)
+    assert answer.status_code == 200
+    assert client.post(PREDICT, content=b"{}", headers=headers).json()["code"] == "unsupported_format"
+
+
 @pytest.mark.parametrize(("header", "language"), [("ko", "ko"), ("en-GB, ko;q=0.5", "en"), ("fr, ko;q=0.1", "ko")])
 def test_errors_speak_the_clients_language(client: TestClient, header: str, language: str) -> None:
     answer = client.post(PREDICT, content=b"x", headers={**JPEG, "Accept-Language": header})

@@ -188,6 +188,25 @@ def test_who_is_refused_while_sending_is_told_why(served_here: Any, bundle: Path
     waiting.close()
 
 
+def test_a_whole_address_as_target(served_here: Any, bundle: Path, toy: SimpleNamespace) -> None:
+    """As a client behind a proxy asks: RFC 9112, 3.2.2. Its host is the one that is checked."""
+    server = served_here("--model", str(bundle))
+    photo = toy.jpeg(3)
+    for target, host, body, status in (
+        ("http://127.0.0.1:1/healthz", "x", b"", 200),
+        ("HTTP://localhost/v1/narrow/info?a=b", "evil.example", b"", 200),
+        ("http://127.0.0.1/v1/narrow/predict", "evil.example", photo, 200),
+        ("http://evil.example/v1/narrow/info", "127.0.0.1", b"", 421),
+        ("http://127.0.0.1", "127.0.0.1", b"", 200),
+        ("http://127.0.0.1/nothing", "127.0.0.1", b"", 404),
+    ):
+        lines = [f"{'POST' if body else 'GET'} {target} HTTP/1.1", f"Host: {host}", "Connection: close"]
+        connection = connect(server.url)
+        connection.sendall("\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body)
+        assert received(connection).startswith(f"HTTP/1.1 {status}"), target
+        connection.close()
+
+
 def test_connections_are_limited(served_here: Any, bundle: Path, toy: SimpleNamespace) -> None:
     server = served_here("--model", str(bundle), "--header-time", "2", "--connections", "30")
     opened = []

@@ -109,6 +109,8 @@ class Calibration(BaseModel):
     """Layers that compute in floating point, by their name in the graph."""
     layers: int
     """Convolutions and matrix products in all."""
+    biases_corrected: bool = Field(default=False, exclude_if=lambda value: not value)
+    """Of what the rounding of weights shifts, on average."""
 
 
 class SourceParity(BaseModel):

@@ -119,7 +119,7 @@ def save_ranges(prepared: Path, images_1HWC_u8: Iterable[NDArray[np.uint8]], cal
             calibrate_method=CALIBRATIONS[calibration],
             extra_options={"symmetric": False, **_OPTIONS.get(calibration, {})},
         )
-        calibrator.infer_session = _calibration_session(calibrator.augmented_model_path)
+        calibrator.infer_session = calibration_session(calibrator.augmented_model_path, usable_cores())
         if calibration == "image-median":
             found = _ranges_of_typical_images(calibrator, images_1HWC_u8, _behind_layers(onnx.load(prepared).graph))
         else:
@@ -129,11 +129,11 @@ def save_ranges(prepared: Path, images_1HWC_u8: Iterable[NDArray[np.uint8]], cal
         save_tensors_data(found, ranges)
 
 
-def _calibration_session(augmented: str) -> ort.InferenceSession:
-    """In place of the calibrator's own, whose threads spin. As there, the graph is computed as it stands."""
-    options = session_options(usable_cores())
+def calibration_session(graph: str | bytes, threads: int) -> ort.InferenceSession:
+    """A graph (a file's path, or its bytes) computed as it stands, by threads that do not spin."""
+    options = session_options(threads)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(augmented, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def quantised_graph(
@@ -180,6 +180,8 @@ def quantised_graph(
         except Exception as error:  # the quantiser's errors have no common base
             raise BundleError(f"the graph cannot be quantised ({type(error).__name__}: {error})") from error
     _round_for_layers_only(quantised, eight_bit, float_outputs=float_outputs)
+    if not float_outputs:
+        _round_behind_activations(quantised, eight_bit)
     return quantised
 
 
@@ -302,6 +304,81 @@ def _round_for_layers_only(model: onnx.ModelProto, eight_bit: Collection[str], *
         if node.name not in eight_bit:
             for place, name in enumerate(node.input):
                 node.input[place] = rounded.get(name, name)
+
+
+def _round_behind_activations(model: onnx.ModelProto, eight_bit: Collection[str]) -> None:
+    """Round what an 8-bit layer gives behind its ReLU, not before: within the range that the ReLU leaves, and once.
+
+    The quantiser rounds between the two. That spends levels on what is cut off at once, and ONNX Runtime then computes
+    the ReLU in float and rounds again; rounded behind it, it is a part of the layer (docs/decisions/0012).
+    """
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    takers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            takers.setdefault(name, []).append(node)
+    for layer in [node for node in graph.node if node.name in eight_bit]:
+        chain = [layer]
+        while len(chain) < 4 and len(following := takers.get(chain[-1].output[0], [])) == 1:
+            chain += following
+        if [node.op_type for node in chain[1:3]] != ["QuantizeLinear", "DequantizeLinear"] or len(chain) < 4:
+            continue
+        quantise, dequantise, activation = chain[1:]
+        bounds = _bounds(activation, tensors)
+        if bounds is None:
+            continue
+        behind = takers.get(activation.output[0], [])
+        if any(node.op_type == "QuantizeLinear" for node in behind):
+            if len(behind) == 1:
+                activation.input[0] = layer.output[0]
+            continue  # what takes it in float besides would no longer get what the layer gives rounded
+        activation.input[0] = layer.output[0]
+        unrounded = activation.output[0]
+        activation.output[0] = quantise.input[0] = f"{unrounded}_to_round"
+        dequantise.output[0] = unrounded
+        for name in _narrowed(quantise, tensors, bounds):
+            graph.initializer.append(name)
+        dequantise.input[1:] = quantise.input[1:]
+        for node in (quantise, dequantise):  # behind the activation: a graph's nodes stand in their order
+            moved = onnx.NodeProto()
+            moved.CopyFrom(node)
+            graph.node.remove(node)
+            place = next(number for number, other in enumerate(graph.node) if moved.input[0] in other.output)
+            graph.node.insert(place + 1, moved)
+    _drop_unused(graph)
+
+
+def _bounds(activation: onnx.NodeProto, tensors: dict[str, onnx.TensorProto]) -> tuple[float, float] | None:
+    """Least and largest value of a ReLU or a clip; None for everything else."""
+    if activation.op_type == "Relu":
+        return 0.0, math.inf
+    if activation.op_type != "Clip":
+        return None
+    ends = [-math.inf, math.inf]
+    for place, name in enumerate(activation.input[1:]):
+        if name:
+            if name not in tensors:
+                return None
+            ends[place] = float(numpy_helper.to_array(tensors[name]))
+    return ends[0], ends[1]
+
+
+def _narrowed(
+    quantise: onnx.NodeProto, tensors: dict[str, onnx.TensorProto], bounds: tuple[float, float]
+) -> list[onnx.TensorProto]:
+    """Make a node's range that of the values that ``bounds`` leave; the new scale and zero point."""
+    scale, zero = (numpy_helper.to_array(tensors[name]) for name in quantise.input[1:3])
+    low = min(max(float((0.0 - zero) * scale), bounds[0]), 0.0)
+    high = max(min(float((255.0 - zero) * scale), bounds[1]), 0.0)
+    step = max((high - low) / 255.0, float(np.finfo(np.float32).tiny))
+    values = (np.asarray(step, np.float32), np.asarray(round(-low / step), np.uint8))
+    found = []
+    for place, value in enumerate(values, start=1):
+        name = f"{quantise.input[place]}_behind"
+        found.append(numpy_helper.from_array(np.asarray(value), name))
+        quantise.input[place] = name
+    return found
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

@@ -7,6 +7,7 @@ The same bundle and manifest give the same bytes. Legend: N images, H height, W 
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pillsnap.core.bundle import BundleMetadata, Calibration, CalibrationName, E
 from pillsnap.core.errors import BundleError, DataError
 from pillsnap.core.files import sha256_file, writing_beside
 from pillsnap.core.manifest import Manifest
+from pillsnap.exporting.bias_correction import correct_biases, input_means
 from pillsnap.exporting.float_search import MOST_TRIALS, Loss, Trial, choose_float_layers, chosen, gates
 from pillsnap.exporting.qdq import layers_of, prepared_graph, quantised_graph, save_ranges, set_temperature, tidy
 from pillsnap.exporting.split_images import prepared_batches, spread_over_classes, spread_over_rows
@@ -126,7 +128,9 @@ class _Maker:
         images_1HWC_u8 = self._batches(rows, "calibration images", batch=1)
         save_ranges(prepared, images_1HWC_u8, self.recipe.calibration, ranges)
 
-        def quantised(float_layers: frozenset[str]) -> onnx.ModelProto:
+        means = input_means(graph, self._batches(rows, "means of layer inputs", batch=1))
+
+        def quantised(float_layers: frozenset[str], corrected: bool) -> onnx.ModelProto:
             model = quantised_graph(
                 prepared,
                 ranges,
@@ -134,13 +138,18 @@ class _Maker:
                 float_layers,
                 float_outputs=self.recipe.engine != "onnxruntime",
             )
+            if corrected:
+                correct_biases(model, graph, means)
             tidy(model)
             return model
 
-        float_layers = gates(layers)
+        float_layers, corrected = gates(layers), True
         trials: tuple[Trial, ...] = ()
         if self.recipe.search:
-            trials = choose_float_layers(layers, self._measure(quantised))
+            measure = self._measure(quantised)
+            # a net that learned with the rounding has learned what there is to correct
+            corrected = measure(float_layers, True).error <= measure(float_layers, False).error
+            trials = choose_float_layers(layers, lambda layers: measure(layers, corrected))
             float_layers = chosen(trials).float_layers
         calibration = Calibration(
             method=self.recipe.calibration,
@@ -148,8 +157,9 @@ class _Maker:
             manifest_hash=self.manifest.hash,
             float_layers=tuple(layer.name for layer in layers if layer.name in float_layers),
             layers=len(layers),
+            biases_corrected=corrected,
         )
-        return quantised(float_layers), calibration, trials
+        return quantised(float_layers, corrected), calibration, trials
 
     def metadata(self, model: onnx.ModelProto, calibration: Calibration | None) -> BundleMetadata:
         """With the temperature and the agreement of the finished graph."""
@@ -182,18 +192,21 @@ class _Maker:
         onnx.checker.check_model(complete)
         return bytes(complete.SerializeToString(deterministic=True))
 
-    def _measure(self, quantised: Callable[[frozenset[str]], onnx.ModelProto]) -> Callable[[frozenset[str]], Loss]:
+    def _measure(
+        self, quantised: Callable[[frozenset[str], bool], onnx.ModelProto]
+    ) -> Callable[[frozenset[str], bool], Loss]:
         rows = spread_over_rows(self.manifest.split("val"), search_images(self.source))
         batches = list(self._batches(rows, "search images"))
         expected_NK = np.concatenate([self.source.predict(batch).logits_NK for batch in batches])[:, self.in_use]
         trials = 0
 
-        def measure(float_layers: frozenset[str]) -> Loss:
+        @functools.cache
+        def measure(float_layers: frozenset[str], corrected: bool) -> Loss:
             nonlocal trials
-            session = PillSession.load(self.bundle_bytes(quantised(float_layers), self.draft))
+            session = PillSession.load(self.bundle_bytes(quantised(float_layers, corrected), self.draft))
             found_NK = np.concatenate([session.predict(batch).logits_NK for batch in batches])[:, self.in_use]
             trials += 1
-            self.tell("layers in float, trials", trials, MOST_TRIALS)
+            self.tell("layers in float, trials", trials, MOST_TRIALS + 1)  # biases as they were too
             return loss_of(expected_NK, found_NK)
 
         return measure

@@ -8,6 +8,7 @@ from typing import get_args
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.calibrate import TensorsData
@@ -40,6 +41,7 @@ def save_prepared(folder: Path, nodes: list[onnx.NodeProto]) -> Path:
     rng = np.random.default_rng(0)
     kernels = {name: rng.normal(size=(3, 3, 1, 1)).astype(np.float32) for name in ("b", "c")}
     kernels["a"] = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
+    kernels |= {"zero": np.float32(0), "six": np.float32(6)}
     graph = helper.make_graph(
         [
             helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
@@ -51,7 +53,7 @@ def save_prepared(folder: Path, nodes: list[onnx.NodeProto]) -> Path:
         "block",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
-        [numpy_helper.from_array(value, name) for name, value in kernels.items()],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in kernels.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(prepared_graph(model), folder / "prepared.onnx")
@@ -122,9 +124,9 @@ def test_a_residual_sum_takes_the_map_as_it_was_before_it_was_rounded(prepared: 
     model = quantised_graph(prepared, ranges, "image-median", (), float_outputs=float_outputs)
     maker = {output: node for node in model.graph.node for output in node.output}
     taken = [maker[name].op_type for node in model.graph.node if node.name == "sum" for name in node.input]
-    assert taken == ["Relu", "Transpose"]
+    assert taken == ["Relu" if float_outputs else "DequantizeLinear", "Transpose"]
     non_linearity = next(node for node in model.graph.node if node.op_type == "Relu")
-    assert maker[non_linearity.input[0]].op_type == ("Conv" if float_outputs else "DequantizeLinear")
+    assert maker[non_linearity.input[0]].op_type == "Conv"
     for node in model.graph.node:
         if node.op_type == "Conv":
             assert [maker[name].op_type for name in node.input[:2]] == ["DequantizeLinear"] * 2
@@ -163,6 +165,49 @@ def test_what_a_layer_in_float_gives_is_rounded_for_8_bit_layers_only(tmp_path: 
     assert (
         maker[next(node for node in model.graph.node if node.name == "second").input[0]].op_type == "DequantizeLinear"
     )
+
+
+@pytest.mark.parametrize("activation", ["Relu", "Clip"])
+def test_a_layer_and_its_activation_are_rounded_once_within_what_the_activation_leaves(
+    tmp_path: Path, activation: str
+) -> None:
+    """One in the middle, and one before a pooling, which takes no rounded map."""
+    limits = ["zero", "six"] if activation == "Clip" else []
+    prepared = save_prepared(
+        tmp_path,
+        [
+            helper.make_node("Conv", ["x", "b"], ["y"], "first"),
+            helper.make_node(activation, ["y", *limits], ["r"]),
+            helper.make_node("Conv", ["r", "c"], ["d"], "second"),
+            helper.make_node(activation, ["d", *limits], ["f"]),
+        ],
+    )
+    ranges = prepared.with_suffix(".json")
+    save_ranges(prepared, images(10, 20, 30), "image-median", ranges)
+    model = quantised_graph(prepared, ranges, "image-median", (), float_outputs=False)
+    onnx.checker.check_model(model, full_check=True)
+    maker = {output: node for node in model.graph.node for output in node.output}
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    activations = [node for node in model.graph.node if node.op_type == activation]
+    assert [maker[node.input[0]].name for node in activations] == ["first", "second"]
+    rounding = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert len(rounding) == 3, "the picture, and what each layer gives"
+    for node in activations:
+        [quantise] = [other for other in rounding if other.input[0] == node.output[0]]
+        scale, zero = (float(values[name]) for name in quantise.input[1:])
+        assert zero == 0
+        assert 255 * scale <= 6.001 or activation == "Relu"
+    fused = tmp_path / "fused.onnx"
+    options = ort.SessionOptions()
+    options.log_severity_level, options.optimized_model_filepath = 3, str(fused)
+    ours = ort.InferenceSession(model.SerializeToString(), options)
+    kinds = {node.op_type for node in onnx.load(fused).graph.node}
+    assert {"Conv", "Relu", "Clip"}.isdisjoint(kinds), "ONNX Runtime computes layer and activation as one"
+    [image] = images(20)
+    [found_NK], [expected_NK] = (
+        session.run(["logits"], {"image": image}) for session in (ours, ort.InferenceSession(prepared))
+    )
+    np.testing.assert_allclose(found_NK, expected_NK, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("float_outputs", [False, True])

@@ -199,6 +199,36 @@ def test_the_search_puts_layers_in_float_and_says_which(house: SimpleNamespace, 
     assert set(float_weights) == kept.float_layers
 
 
+@pytest.mark.parametrize("helps", [True, False])
+def test_biases_are_corrected_where_that_helps(
+    house: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, helps: bool
+) -> None:
+    """It would undo what a net has learned that learned with the rounding."""
+    quantised_graph = module.quantised_graph
+
+    def times(model: onnx.ModelProto, factor: int) -> None:
+        for tensor in model.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.INT32:
+                bias = onnx.numpy_helper.to_array(tensor) * factor
+                tensor.CopyFrom(onnx.numpy_helper.from_array(bias, tensor.name))
+
+    def with_wrong_biases(*arguments: Any, **options: Any) -> onnx.ModelProto:
+        model = quantised_graph(*arguments, **options)
+        times(model, -1 if helps else 1)
+        return model
+
+    monkeypatch.setattr(module, "quantised_graph", with_wrong_biases)
+    monkeypatch.setattr(module, "correct_biases", lambda model, *_: times(model, -1))
+    variant = make_variant(house.bundle, house.manifest, tmp_path / "b.onnx", Recipe(images=18))
+    calibration = variant.metadata.calibration
+    assert calibration is not None
+    assert calibration.biases_corrected is helps
+    assert variant.trials[0].loss.error < 0.1
+    parity = variant.metadata.source_parity
+    assert parity is not None
+    assert parity.mean_relative_difference < 0.05
+
+
 def test_a_retired_drug_stays_shut(house: SimpleNamespace, squares: SimpleNamespace, tmp_path: Path) -> None:
     manifest = squares.save_squares(tmp_path / "m", {"train": 4, "val": 4, "test": 4}, retired=(1,))
     state = {key: value.clone() for key, value in house.checkpoint.state_dict.items()}

@@ -16,6 +16,7 @@ import click
 
 from pillsnap import __version__
 from pillsnap.core.errors import PillSnapError, TrainingError
+from pillsnap.core.process_environment import NO_HOME
 
 _BASE = ("mlflow", "onnxruntime", "onnx", "opencv-python", "numpy", "pyarrow", "pydantic", "scikit-learn", "sqlalchemy")
 _TRAIN = ("torch", "torchvision", "timm", "optuna", "onnxscript")
@@ -68,6 +69,8 @@ def _examine() -> Iterator[_Finding]:
         "note",
         "needed only for bundles that name it as their engine: pip install 'pillsnap[openvino]' -c constraints.txt",
     )
+    if Path.home() == Path(NO_HOME):
+        yield _Finding("note", "this user has no home folder", "set HOME, or name each key: --private FILE, --key FILE")
     yield _device()
     yield from _packaged_weights()
     yield from _project_files()

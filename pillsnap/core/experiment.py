@@ -6,6 +6,7 @@ mistake is answered with file, key and value.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -367,25 +368,35 @@ def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
 def parse_override(text: str) -> tuple[str, Any]:
-    """``training.epochs=3`` → key and value, the value read as YAML. Raises ConfigError."""
+    """``training.epochs=3`` → key and value, read as YAML; a text stays as it is written. Raises ConfigError."""
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"{text!r}: expected KEY=VALUE, for example training.epochs=3")
     try:
-        return key.strip(), _yaml_scalar(value)
+        read = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"{text!r}: the value is not valid YAML") from error
+    if _is_text(ExperimentConfig, key.strip()):
+        return key.strip(), value if read is not None and not isinstance(read, str) else read
+    if isinstance(read, str) and _NUMBER.fullmatch(read):
+        return key.strip(), float(read)  # YAML 1.1 takes 1e-3 for a text
+    return key.strip(), read
 
 
-def _yaml_scalar(text: str) -> Any:
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        try:
-            return float(value)  # YAML 1.1 reads 1e-3 as a string
-        except ValueError:
-            return value
-    return value
+def _is_text(model: type[BaseModel], dotted: str) -> bool:
+    """Whether a field takes a text and nothing else, or null."""
+    name, _, rest = dotted.partition(".")
+    field = model.model_fields.get(name)
+    if field is None:
+        return False
+    kinds = [kind for kind in get_args(field.annotation) or (field.annotation,) if kind is not type(None)]
+    if rest:
+        return any(isinstance(kind, type) and issubclass(kind, BaseModel) and _is_text(kind, rest) for kind in kinds)
+    return kinds == [str]
 
 
 def _with_override(document: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from pydantic import AwareDatetime
 from pillsnap.core.document import StoredDocument
 from pillsnap.core.errors import ConfigError, TamperedError
 from pillsnap.core.files import sha256_bytes
+from pillsnap.core.process_environment import NO_HOME
 
 PASSWORD_VARIABLE = "PILLSNAP_GATE_KEY_PASSWORD"  # noqa: S105 - the name of a variable
 _ID_LENGTH = 32
@@ -170,10 +171,22 @@ def generate(private_file: Path, ring_folder: Path, *, now: datetime, comment: s
 
 
 def default_private_file() -> Path:
-    """Where the gate's private key lies unless another file is named: ``~/.config/pillsnap/gate.key``."""
+    """Where the gate's private key lies unless another file is named: ``~/.config/pillsnap/gate.key``.
+
+    Raises:
+        ConfigError: this user has no home folder.
+    """
     base = os.environ.get("XDG_CONFIG_HOME", "")
     # The XDG Base Directory Specification: a relative path is invalid and to be ignored.
-    return (Path(base) if base.startswith("/") else Path.home() / ".config") / _PRIVATE_FILE
+    if base.startswith("/"):
+        return Path(base) / _PRIVATE_FILE
+    home = Path.home()
+    if home == Path(NO_HOME):
+        raise ConfigError(
+            "this user has no home folder, where the gate's private key would lie: set HOME or XDG_CONFIG_HOME, or "
+            "name the file (keygen --private FILE, judge and gate-service --key FILE)"
+        )
+    return home / ".config" / _PRIVATE_FILE
 
 
 def retire(ring_folder: Path, key_id: str, *, now: datetime) -> PublicKey:

@@ -149,6 +149,17 @@ def test_each_mistake_names_where_it_was_made(tmp_path):
         ("model.pretrained=false", ("model.pretrained", False)),
         ("augmentation.random_crop.scale=[0.5, 1]", ("augmentation.random_crop.scale", [0.5, 1])),
         ("name=a=b", ("name", "a=b")),
+        ("model.kwargs.rate=1e-3", ("model.kwargs.rate", 0.001)),
+        # the field's type decides: a text stays as it is written
+        ("name=1e5", ("name", "1e5")),
+        ("name=12e4567", ("name", "12e4567")),
+        ("name=nan", ("name", "nan")),
+        ("name=007", ("name", "007")),
+        ("name=2026-11-24", ("name", "2026-11-24")),
+        ("name='quoted'", ("name", "quoted")),
+        ("model.weights=1e5", ("model.weights", "1e5")),
+        ("model.weights=null", ("model.weights", None)),
+        ("distillation.teacher=yes", ("distillation.teacher", "yes")),
     ],
 )
 def test_overrides_of_the_command_line(text, expected):

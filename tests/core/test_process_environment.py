@@ -2,11 +2,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
 
-from pillsnap.core.process_environment import REPORTS_TO_NOBODY, prepare_environment
+from pillsnap.core.process_environment import NO_HOME, REPORTS_TO_NOBODY, prepare_environment
 
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 READ_AT_TORCH = """
@@ -60,6 +61,17 @@ def test_no_library_reports_unless_the_user_says_so(monkeypatch: pytest.MonkeyPa
     assert {name: os.environ[name] for name in REPORTS_TO_NOBODY} == {
         **REPORTS_TO_NOBODY, "MLFLOW_DISABLE_TELEMETRY": "false",
     }  # fmt: skip
+
+
+def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No HOME, and a user id that nobody knows: as containers run, and MLflow cannot be imported."""
+    monkeypatch.setenv("HOME", "/root")
+    prepare_environment()
+    assert os.environ["HOME"] == "/root"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", mock.Mock(side_effect=KeyError))
+    prepare_environment()
+    assert os.environ["HOME"] == NO_HOME
 
 
 @pytest.mark.parametrize(

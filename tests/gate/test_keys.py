@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from pillsnap.cli.main import cli
 from pillsnap.core.errors import ConfigError, EvidenceError, TamperedError
+from pillsnap.core.process_environment import NO_HOME
 from pillsnap.gate.keys import (
     PASSWORD_VARIABLE,
     KeyRing,
@@ -250,6 +251,10 @@ def test_where_the_private_key_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert default_private_file() == tmp_path / ".config" / "pillsnap" / "gate.key"
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "x"))
     assert default_private_file() == tmp_path / "x" / "pillsnap" / "gate.key"
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setenv("HOME", NO_HOME)
+    with pytest.raises(ConfigError, match=r"no home folder.*set HOME or XDG_CONFIG_HOME, or name the file"):
+        default_private_file()
 
 
 @pytest.fixture

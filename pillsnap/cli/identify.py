@@ -22,6 +22,7 @@ def identify(photos: tuple[Path, ...], name: str, alias: str, bundle: Path | Non
     """Name the pill on each of PHOTOS, with the confidence of the answer."""
     from pillsnap.core.errors import ImageError
     from pillsnap.core.images import read_image_bytes
+    from pillsnap.core.text import shown
     from pillsnap.inference.session import PillSession
 
     asked = click.get_current_context().get_parameter_source
@@ -40,7 +41,7 @@ def identify(photos: tuple[Path, ...], name: str, alias: str, bundle: Path | Non
         click.echo(f"model: {who}, sha256 {session.sha256[:12]}")
         unusable = []
         for photo in photos:
-            click.echo(f"\n{photo}")
+            click.echo(f"\n{shown(photo)}")
             try:
                 answers = session.identify(read_image_bytes(photo), top, name=str(photo))
             except ImageError as error:

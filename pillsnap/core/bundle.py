@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from pillsnap.core.errors import BundleError
 from pillsnap.core.preprocessing_spec import PREPROCESSING_VERSION, PreprocessingSpec
+from pillsnap.core.text import Line
 
 BUNDLE_VERSION = "1"
 INPUT_NAME = "image"
@@ -47,8 +48,8 @@ class BundleClass(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kcode: str
-    drug_name: str
-    manufacturer: str
+    drug_name: Line
+    manufacturer: Line
     retired: StrictBool = Field(default=False, exclude_if=lambda value: not value)
     """The drug left the list: its place is kept, so that no index shifts, but it is never answered."""
 

@@ -8,13 +8,15 @@ K-CODE for ever: a drug that leaves the list is retired in its place, a new one 
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
 
 from pillsnap.core.errors import CatalogError
 from pillsnap.core.files import canonical_json, read_json, write_json
+from pillsnap.core.text import Line
 
 CLASS_MAPPING_VERSION = "1.0"
 CLASS_MAPPING_FILE = "class_mapping.json"
@@ -39,8 +41,18 @@ def normalize_kcode(text: str) -> str:
     """
     match = _KCODE.fullmatch(str(text).translate(_PLAIN).strip())
     if match is None:
-        raise CatalogError(f"K-CODE {text!r} is not of the form K-030864 (K, a dash and up to six digits)")
+        raise CatalogError(
+            f"K-CODE {text!a} is not of the form K-030864 (K, a dash and up to six digits){_foreign_letter(text)}"
+        )
     return f"K-{int(match[1]):06d}"
+
+
+def _foreign_letter(text: str) -> str:
+    """Of a letter that only looks like a K, or a digit that is none: what it is."""
+    for character in str(text):
+        if not character.isascii() and character.isalnum():
+            return f"; {character} is {unicodedata.name(character, 'no known letter')} (U+{ord(character):04X})"
+    return ""
 
 
 def edi_codes(text: str | int | None) -> tuple[str, ...]:
@@ -70,14 +82,14 @@ class TrainingWeight(BaseModel):
 
 
 class Drug(BaseModel):
-    """One drug of the list. Fields that are not named here are kept byte for byte."""
+    """One drug of the list. Fields that are not named here are kept byte for byte, and shown nowhere."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     kcode: str
-    drug_name: str = Field(min_length=1)
-    manufacturer: str = ""
-    form: str = ""
+    drug_name: Annotated[Line, Field(min_length=1)]
+    manufacturer: Line = ""
+    form: Line = ""
     training_config: TrainingWeight = TrainingWeight()
     retired: StrictBool = Field(default=False, exclude_if=lambda value: not value)
     """No longer on the list; it keeps its index, has no pictures and is never answered."""
@@ -161,7 +173,7 @@ class Catalog(BaseModel):
         if type(total) is not int or total != len(drugs):
             raise CatalogError(
                 f"{path}: total_drugs is {total!r}, but the list holds {len(drugs)} drugs; complete the list, or "
-                "correct total_drugs"
+                f"write total_drugs as the number {len(drugs)}"
             )
         retired = [drug.kcode for drug in drugs if drug.retired]
         if retired:
@@ -202,7 +214,7 @@ class Catalog(BaseModel):
             seen[drug.kcode] = position
         return cls(
             version=str(document.get("version", "1.0")),
-            created_date=str(document.get("created_date", "")),
+            created_date=str(document.get("created_date") or ""),
             drugs=tuple(drugs),
         )
 

@@ -25,6 +25,7 @@ from pillsnap.core.experiment import AugmentationConfig
 from pillsnap.core.files import read_json, write_json
 from pillsnap.core.manifest import Manifest
 from pillsnap.core.preprocessing_spec import PreprocessingSpec
+from pillsnap.core.text import shown
 from pillsnap.data.audit import QUARANTINE, AuditLimits, odd_sizes
 from pillsnap.data.audit_report import AUDIT_FILE, write_audit_report
 from pillsnap.data.earlier import EarlierSplits, check_previous, load_earlier
@@ -185,8 +186,7 @@ def _check_text(folder: Path) -> None:
     try:
         str(folder).encode()
     except UnicodeEncodeError as error:
-        shown = os.fsencode(folder).decode(errors="backslashreplace")
-        raise DataError(f"{shown}: this path is not UTF-8; rename the folder, or give another one") from error
+        raise DataError(f"{shown(folder)}: this path is not UTF-8; rename the folder, or give another one") from error
 
 
 def _folder_counts(folders: Folders) -> dict[tuple[str, Domain], int]:

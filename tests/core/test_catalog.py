@@ -98,6 +98,12 @@ def test_indices_are_the_order_of_the_list_and_fields_are_kept(tmp_path):
         ([drug("K-1"), drug("K-2", note="\ud800")], "cannot hold"),
         ([drug("K-1"), drug("K-2", note=float("inf"))], "cannot hold"),
         ([drug("K-1"), 5], "drug 2"),
+        (
+            [drug("K-1"), drug("K-2", drug_name=" \u200b ")],
+            "drug 2: drug_name: .* at least 1 ",
+        ),
+        ([drug("K-1"), drug("K-2", manufacturer="a\x1b[31m")], r"drug 2: manufacturer: .*control character U\+001B"),
+        ([drug("K-1"), drug("\u041a-2")], r"drug 2: K-CODE .*CYRILLIC CAPITAL LETTER KA \(U\+041A\)"),
     ],
 )
 def test_bad_lists_name_file_drug_and_field(tmp_path, drugs, message):
@@ -105,6 +111,15 @@ def test_bad_lists_name_file_drug_and_field(tmp_path, drugs, message):
     with pytest.raises(CatalogError, match=message) as error:
         Catalog.from_drug_list(path)
     assert str(error.value).startswith(str(path))
+
+
+def test_names_are_one_line(tmp_path):
+    forged = drug("K-1", drug_name="다솜정\n  1.  99.9%  가짜약", manufacturer="\u202e회사")
+    catalog = Catalog.from_drug_list(write(tmp_path / "drugs.json", forged, drug("K-2"), created_date=None))
+    assert (catalog.drugs[0].drug_name, catalog.drugs[0].manufacturer) == ("다솜정   1.  99.9%  가짜약", "회사")
+    assert catalog.created_date == ""
+    with pytest.raises(CatalogError, match=r"total_drugs is '2', but .* as the number 2"):
+        Catalog.from_drug_list(write(tmp_path / "drugs.json", drug("K-1"), drug("K-2"), total_drugs="2"))
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"drugs": {}}'])
@@ -135,7 +150,7 @@ def test_the_file_as_people_save_it(tmp_path):
 
 def test_korean_text_is_kept_byte_for_byte(tmp_path):
     """Decomposed as macOS writes it, composed, with marks that normalisation would change: never touched."""
-    texts = [unicodedata.normalize("NFD", "타이레놀정500밀리그람"), "타이레놀정", "㎎ ﹙수출용﹚ Å \u200b ", "a\u0000b"]
+    texts = [unicodedata.normalize("NFD", "타이레놀정500밀리그람"), "타이레놀정", "㎎ ﹙수출용﹚ Å \u200b "]
     entries = [drug(f"K-{n}", drug_name=text, markings={text: [text]}) for n, text in enumerate(texts)]
     catalog = Catalog.from_drug_list(write(tmp_path / "drugs.json", *entries))
     catalog.write_class_mapping(tmp_path / "class_mapping.json")

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pillsnap.core.text import shown
 from pillsnap.data.names import combination_kcodes
 from pillsnap.data.sources.tree import (
     PICTURE_SUFFIXES,
@@ -82,12 +83,8 @@ def find_overlooked(
                 if code is None:
                     waiting.append((path, taken))
             if code is not None:
-                found.setdefault(code, []).append(_as_text(path.relative_to(root)))
+                found.setdefault(code, []).append(shown(path.relative_to(root)))
     return {code: Overlooked(len(found[code]), sorted(found[code])[:_LISTED]) for code in OVERLOOKED if code in found}
-
-
-def _as_text(path: Path) -> str:
-    return os.fsencode(path.as_posix()).decode(errors="backslashreplace")
 
 
 def _code_of_file(entry: os.DirEntry[str], of_drug: bool) -> str | None:

@@ -139,9 +139,16 @@ def verify(manifest_dir: Path, workers: int) -> None:
         if len(paths) > _SHOWN:
             click.echo(f"{title}: and {len(paths) - _SHOWN} more")
     if not report.is_clean:
+        advice = "put the files back, or prepare the data again"
+        if form := report.differ_in_form_only:
+            advice = (
+                f"{form} of the missing ones are there under a name that looks the same: its Korean letters are "
+                "written in another Unicode form (NFD in place of NFC, or the other way round), as macOS and archives "
+                "do. Rename them: convmv -f utf-8 -t utf-8 --nfc --notest -r FOLDER (or --nfd)"
+            )
         raise DataError(
             f"{manifest.root}: {len(report.changed)} changed, {len(report.missing)} missing, "
-            f"{len(report.extra)} extra; put the files back, or prepare the data again"
+            f"{len(report.extra)} extra; {advice}"
         )
     click.echo(f"{manifest.root}: all {manifest.rows.num_rows} pictures are those of manifest {manifest.hash[:16]}")
 

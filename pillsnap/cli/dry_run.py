@@ -36,6 +36,7 @@ def rehearse(config: ExperimentConfig, data_name: str, workspace: Path) -> None:
     from pillsnap.training.device import Device
     from pillsnap.training.trainer import Nobody, fit
 
+    journey.check_before_data(config, data_name)
     connect()
     manifest = journey.find_data(data_name, workspace)
     started = time.monotonic()

@@ -14,8 +14,9 @@ import click
 
 from pillsnap.cli.progress import Progress, TrainingProgress
 from pillsnap.cli.run_logger import RunLogger, training_report
+from pillsnap.core.catalog import DRUG_LIST_FILE
 from pillsnap.core.errors import DataError, TrainingError
-from pillsnap.core.experiment import ExperimentConfig
+from pillsnap.core.experiment import ExperimentConfig, is_fetched
 from pillsnap.core.files import sha256_json, write_bytes, write_json
 from pillsnap.core.manifest import SUMMARY_FILE, Manifest
 
@@ -34,6 +35,22 @@ DEMO = "demo"
 EXPERIMENT_NAME = "pillsnap"
 
 
+def check_before_data(config: ExperimentConfig, data_name: str) -> None:
+    """What can be refused without a picture is refused before one is drawn, read or prepared, or a store is made.
+
+    Raises:
+        DataError: neither a manifest nor raw pictures.
+        TrainingError: first weights or a teacher that are no file, or a package that is not installed.
+        ConfigError: the experiment's backbone is none, or does not take its images; no such package of weights.
+    """
+    if data_name != DEMO:
+        _check_data(data_name)
+    _check_local_weights(config)
+    from pillsnap.training.backbone import check_net
+
+    check_net(config.model, config.preprocessing, 2)
+
+
 def find_data(name: str, workspace: Path) -> Manifest:
     """The manifest behind ``--data``: made from the raw pictures where it is not there yet.
 
@@ -45,16 +62,22 @@ def find_data(name: str, workspace: Path) -> Manifest:
     """
     if name == DEMO:
         return _prepare_raw(render_demo(workspace), workspace / "demo" / "data", "demo").manifest
-    folder = Path(name)
+    folder = _check_data(name)
     if (folder / SUMMARY_FILE).is_file():
         return Manifest.load(folder)
-    if (folder / "drugs.json").is_file():
-        target = f"{folder.resolve().name}-{sha256_json(str(folder.resolve()))[:8]}"
-        return _prepare_raw(folder, workspace / "data" / target, folder.resolve().name).manifest
-    raise DataError(
-        f"{folder.absolute()}: holds neither {SUMMARY_FILE} (a prepared data set) nor drugs.json (raw pictures). "
-        "A relative path starts at the current folder, under mlflow run at the project: give an absolute one"
-    )
+    target = f"{folder.resolve().name}-{sha256_json(str(folder.resolve()))[:8]}"
+    return _prepare_raw(folder, workspace / "data" / target, folder.resolve().name).manifest
+
+
+def _check_data(name: str) -> Path:
+    folder = Path(name)
+    if not any((folder / file).is_file() for file in (SUMMARY_FILE, DRUG_LIST_FILE)):
+        raise DataError(
+            f"{folder.absolute()}: holds neither {SUMMARY_FILE} (a prepared data set) nor {DRUG_LIST_FILE} (raw "
+            "pictures). A relative path starts at the current folder, under mlflow run at the project: give an "
+            "absolute one"
+        )
+    return folder
 
 
 def render_demo(workspace: Path) -> Path:
@@ -84,16 +107,10 @@ def _prepare_raw(raw: Path, out: Path, name: str) -> PrepareResult:
 
 
 def load_training_data(config: ExperimentConfig, manifest: Manifest, workspace: Path) -> TrainingData:
-    """The prepared images of a manifest (made where there are none), and which of them train.
-
-    Raises:
-        ConfigError: the experiment's backbone is none, or does not take its images.
-    """
+    """The prepared images of a manifest (made where there are none), and which of them train."""
     from pillsnap.data.cache import PreparedCache
-    from pillsnap.training.backbone import check_net
     from pillsnap.training.batches import TrainingData
 
-    check_net(config.model, config.preprocessing, len(manifest.catalog.drugs))
     if manifest.summary.get("preprocessing_fingerprint") != config.preprocessing.fingerprint:
         _log.info(
             "this experiment preprocesses in its own way (%d px, fingerprint %s), not as the manifest records",
@@ -112,28 +129,38 @@ def with_local_weights(config: ExperimentConfig, workspace: Path) -> tuple[Exper
         The experiment, and as tags the runs that the files are from (``weights.run_id``, ``teacher.run_id``).
 
     Raises:
-        ConfigError: no such package of weights is known, or it is one for another backbone.
         StoreError: no such run or model version, or one without a checkpoint.
-        TrainingError: no such file, or a package that is not installed.
     """
-    from pillsnap.tracking.weights import fetch_weights, is_remote
-    from pillsnap.training.packaged_weights import PREFIX, find_packaged_weights
+    from pillsnap.tracking.weights import fetch_weights
 
-    asked = {"weights": ("model.weights", config.model.weights)}
-    if config.distillation is not None:
-        asked["teacher"] = ("distillation.teacher", config.distillation.teacher)
     files, runs = {}, {}
-    for tag, (key, weights) in asked.items():
-        if weights is not None and is_remote(weights):
+    for key, weights in _first_weights(config).items():
+        if is_fetched(weights):
             fetched = fetch_weights(weights, workspace / "weights", key)
             _log.info("%s: %s is the best checkpoint of run %s", key, weights, fetched.run_id)
-            files[key], runs[f"{tag}.run_id"] = str(fetched.path), fetched.run_id
-        elif tag == "weights" and weights is not None and weights.startswith(PREFIX):
-            find_packaged_weights(weights, config.model.backbone).require()
-        elif weights is not None and not (Path(weights).is_file() or (tag == "teacher" and Path(weights).is_dir())):
-            # said before any picture is prepared
-            raise TrainingError(f"{key}: {weights}: no such file (a relative path starts at {Path.cwd()})")
+            files[key], runs[f"{key.rpartition('.')[2]}.run_id"] = str(fetched.path), fetched.run_id
     return config.with_overrides(files) if files else config, runs
+
+
+def _first_weights(config: ExperimentConfig) -> dict[str, str]:
+    """Key of the experiment → the weights that it names."""
+    asked = {"model.weights": config.model.weights}
+    if config.distillation is not None:
+        asked["distillation.teacher"] = config.distillation.teacher
+    return {key: weights for key, weights in asked.items() if weights is not None}
+
+
+def _check_local_weights(config: ExperimentConfig) -> None:
+    from pillsnap.training.packaged_weights import PREFIX, find_packaged_weights
+
+    for key, weights in _first_weights(config).items():
+        is_teacher = key == "distillation.teacher"
+        if is_fetched(weights):
+            continue
+        if weights.startswith(PREFIX) and not is_teacher:
+            find_packaged_weights(weights, config.model.backbone).require()
+        elif not (Path(weights).is_file() or (is_teacher and Path(weights).is_dir())):
+            raise TrainingError(f"{key}: {weights}: no such file (a relative path starts at {Path.cwd()})")
 
 
 def look_at_teacher(config: ExperimentConfig, manifest: Manifest) -> dict[str, str]:

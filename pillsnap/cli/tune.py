@@ -62,11 +62,14 @@ def _tune(
 ) -> None:
     started = time.monotonic()
     from pillsnap.cli import journey
+
+    config = load_experiment(**experiment)
+    journey.check_before_data(config, data_name)  # before what takes seconds to import, too
     from pillsnap.core.files import write_bytes
     from pillsnap.tracking.store import experiment_name
     from pillsnap.tuning.tune import run_study
 
-    config, _ = journey.with_local_weights(load_experiment(**experiment), workspace)
+    config, _ = journey.with_local_weights(config, workspace)
     manifest = journey.find_data(data_name, workspace)
     journey.look_at_teacher(config, manifest)
     data = journey.load_training_data(config, manifest, workspace)

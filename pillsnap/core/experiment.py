@@ -29,6 +29,14 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def is_fetched(weights: str) -> bool:
+    """Whether ``model.weights`` or ``distillation.teacher`` stands for a checkpoint that a run has logged.
+
+    Such are ``runs:/…``, ``models:/…`` and a bundle's file; all else is a file or a package.
+    """
+    return weights.startswith(("runs:", "models:")) or weights.endswith(".onnx")
+
+
 class ModelConfig(Section):
     """The timm backbone."""
 

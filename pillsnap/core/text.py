@@ -39,7 +39,12 @@ Line = Annotated[str, AfterValidator(one_line)]
 """A field of a document that holds such a name."""
 
 
+def as_text(path: Path | str) -> str:
+    r"""A path that can be stored as text: bytes that are no UTF-8 as ``\xb4``. Another path than before, then."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def shown(path: Path | str) -> str:
-    r"""A path for a message or a terminal: bytes that are no UTF-8 as ``\xb4``, control characters as ``\n``."""
-    text = os.fsencode(path).decode(errors="backslashreplace")
+    r"""A path for a message or a terminal: as `as_text`, and control characters as ``\n``."""
+    text = as_text(path)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -24,6 +24,7 @@ QUARANTINE: dict[str, str] = {
     "too_bright": "no part of the picture is dark enough to see anything",
     "blank": "one even surface, no pill",
     "blurred": "no edge in the picture is sharp",
+    "name_not_utf8": "its name, or that of a folder below the drug's, is not UTF-8 (of Korean Windows): rename it",
     "wrong_folder": "named after one drug, lies in the folder of another",
     "label_of_another_drug": "its label names another drug than its folder",
     "duplicate_across_classes": "the same file lies under several drugs: one label is wrong",

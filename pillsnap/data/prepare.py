@@ -176,7 +176,6 @@ def _check_outside(out: Path, by_kcode: Mapping[str, Sequence[DrugFolder]]) -> N
     resolved = out.resolve()
     for found in by_kcode.values():
         for folder in found:
-            _check_text(folder.path)
             if resolved.is_relative_to(folder.path.resolve()):
                 raise DataError(f"{out}: lies in the drug folder {folder.path}; give an --out outside of it")
 

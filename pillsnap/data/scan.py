@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pillsnap.core.boxes import Box
 from pillsnap.core.errors import DataError
 from pillsnap.core.image_codes import Refusal
+from pillsnap.core.text import as_text
 from pillsnap.data.names import DOMAINS, Domain, parse_condition
 from pillsnap.data.parallel import Progress, map_in_order
 from pillsnap.data.reading import READER_VERSION, Figures, Reading, read_picture
@@ -36,15 +37,16 @@ _COMMIT_S = 1.0
 _BUSY_S = 5.0
 _LISTED = {
     "path": "TEXT PRIMARY KEY",
-    "source": "TEXT",
+    "source": "BLOB",
     "kcode": "TEXT",
     "domain": "TEXT",
     "named": "INTEGER",
     "combination": "INTEGER",
-    "label": "TEXT",
+    "label": "BLOB",
     "stamp": "TEXT",
 }
-"""Columns of a picture as it is found. ``stamp`` is all that its reading depends on."""
+"""Columns of a picture as it is found. ``stamp`` is all that its reading depends on. Places on the disk are bytes: a
+folder that was unpacked with Korean Windows' names is no UTF-8."""
 _READ = {
     "read_stamp": "TEXT",
     "sha256": "TEXT",
@@ -276,13 +278,13 @@ def _remove(path: Path) -> None:
 def _listed(picture: Picture) -> dict[str, Any]:
     label = "" if picture.label is None else f" {_stamp(picture.label)}"
     return {
-        "path": picture.path,
-        "source": str(picture.source),
+        "path": as_text(picture.path),
+        "source": os.fsencode(picture.source),
         "kcode": picture.kcode,
         "domain": picture.domain,
         "named": int(picture.named),
         "combination": int(picture.combination),
-        "label": "" if picture.label is None else str(picture.label),
+        "label": b"" if picture.label is None else os.fsencode(picture.label),
         "stamp": f"{READER_VERSION} {picture.named:d}{picture.combination:d} {_stamp(picture.source)}{label}",
     }
 
@@ -315,12 +317,12 @@ def _picture(row: sqlite3.Row) -> Picture:
     path, domain, named = row["path"], row["domain"], bool(row["named"])
     return Picture(
         path,
-        Path(row["source"]),
+        Path(os.fsdecode(row["source"])),
         row["kcode"],
         domain,
         parse_condition(os.path.basename(path), domain) if named else None,
         bool(row["combination"]),
-        Path(row["label"]) if row["label"] else None,
+        Path(os.fsdecode(row["label"])) if row["label"] else None,
         named,
     )
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from dataclasses import dataclass
 
 from pillsnap.core.errors import ImageError, TamperedError
 from pillsnap.core.image_codes import Refusal
 from pillsnap.core.manifest import Manifest
+from pillsnap.core.text import as_text
 from pillsnap.data.ledger import LEDGER_FILE, ledger_paths
 from pillsnap.data.links import LINK_FOLDERS
 from pillsnap.data.parallel import Progress, map_in_order, no_progress
@@ -27,6 +29,15 @@ class VerifyReport:
     def is_clean(self) -> bool:
         """Nothing differs."""
         return not (self.changed or self.missing or self.extra)
+
+    @property
+    def differ_in_form_only(self) -> int:
+        """How many missing pictures are there under the same name in another Unicode form.
+
+        macOS and some tools for archives take Korean syllables apart (NFD): the name looks the same and is another one.
+        """
+        composed = {unicodedata.normalize("NFC", path) for path in self.extra}
+        return sum(unicodedata.normalize("NFC", path) in composed for path in self.missing)
 
 
 def verify(manifest: Manifest, workers: int = 0, progress: Progress = no_progress) -> VerifyReport:
@@ -53,6 +64,6 @@ def _extra(manifest: Manifest) -> tuple[str, ...]:
         f"{folder}/{path}"
         for folder in LINK_FOLDERS.values()
         if (manifest.root / folder).is_dir()
-        for path in list_pictures(manifest.root / folder)
+        for path in map(as_text, list_pictures(manifest.root / folder))
     ]
     return tuple(sorted(path for path in present if path not in known))

@@ -139,9 +139,14 @@ def end_run(client: MlflowClient, run_id: str, error: BaseException | None) -> N
 def ending_the_run_of_mlflow() -> Iterator[None]:
     """What comes before the run is opened: where it fails, the run that ``mlflow run`` has opened ends too.
 
+    Where there is none, the store is not asked.
+
     Raises:
-        StoreError: the store cannot be reached, or does not have that run; better said before the work than after it.
+        StoreError: the store cannot be reached, or does not have that run.
     """
+    if RUN_OF_MLFLOW not in os.environ:
+        yield
+        return
     client = connect()
     opened = run_of_mlflow(client)
     try:

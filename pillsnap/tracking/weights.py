@@ -39,11 +39,6 @@ class FetchedWeights:
     run_id: str
 
 
-def is_remote(weights: str) -> bool:
-    """Whether it stands for a checkpoint that has to be fetched."""
-    return weights.startswith(("runs:", "models:")) or weights.endswith(".onnx")
-
-
 def fetch_weights(weights: str, folder: Path, key: str = "model.weights") -> FetchedWeights:
     """Fetch the checkpoint that ``runs:/…``, ``models:/…`` or a bundle stands for.
 

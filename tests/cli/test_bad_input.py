@@ -51,6 +51,32 @@ def test_an_experiment_file(
 
 
 @pytest.mark.parametrize(
+    ("settings", "status", "said"),
+    [
+        (["model.backbone=resnet181"], 2, "timm has no model 'resnet181' (similar: resnet18"),
+        (["model.pretrained=true", "model.weights=nothere.pth"], 1, "model.weights: nothere.pth: no such file"),
+        (["model.pretrained=true", "model.weights=package:nothere"], 2, "nothere"),
+        (["distillation.teacher=nothere.pt"], 1, "distillation.teacher: nothere.pt: no such file"),
+        ([], 1, "nothere: holds neither manifest.json (a prepared data set) nor drugs.json"),
+    ],
+)
+@pytest.mark.parametrize("command", [("run",), ("run", "--dry-run"), ("train",), ("tune",)])
+def test_what_needs_no_picture_is_refused_before_one_is_drawn(
+    call: Call, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...], settings: list[str], status: int, said: str,
+) -> None:  # fmt: skip
+    """Nor is a store made, or a run opened."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new.db")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    monkeypatch.setattr("pillsnap.cli.journey.render_demo", lambda *_: pytest.fail("drawn"))
+    data = () if settings else ("--data", tmp_path / "nothere")  # the demo is the default
+    options = [part for setting in settings for part in ("--set", setting)]
+    arguments = (*data, "--config", prepared / "tiny.yaml", "--workspace", tmp_path / "w", *options)
+    refused(call, status, said, *command, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         (("--set", "training.epochs"), "'training.epochs': expected KEY=VALUE"),

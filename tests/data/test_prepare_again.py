@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pillsnap.core.errors import ConfigError, DataError
+from pillsnap.core.files import read_json
 from pillsnap.core.manifest import SPLITS, Manifest
 from pillsnap.data.prepare import prepare
+from pillsnap.data.verify import verify
 
 
 def ledger(out):
@@ -136,16 +138,38 @@ def test_the_seed_is_known_without_the_manifest(tiny, raw, tmp_path):
         prepare(dataclasses.replace(request, seed=1))
 
 
-@pytest.mark.parametrize("where", ["raw", "out", "between"])
-def test_a_folder_whose_name_is_not_text_is_named(tiny, raw, tmp_path, where):
-    odd = tmp_path / os.fsdecode(b"pills\xff")
-    out = odd / "out" if where == "out" else tmp_path / "out"
+ODD = os.fsdecode(b"pills\xff")
+
+
+@pytest.mark.parametrize("where", ["raw", "between"])
+def test_a_folder_whose_name_is_not_text_changes_nothing(tiny, raw, tmp_path, where):
+    """As Korean Windows' archives unpack: only K-CODEs and file names go into the data set."""
+    expected = prepare(tiny.request(raw, tmp_path / "plain")).manifest.hash
     if where == "raw":
-        raw = shutil.copytree(raw, odd)
-    if where == "between":
-        between = raw / "real_photos" / odd.name
+        raw = shutil.copytree(raw, tmp_path / ODD)
+    else:
+        between = raw / "real_photos" / ODD
         between.mkdir()
         (raw / "real_photos" / "K-000059").rename(between / "K-000059")
+    assert prepare(tiny.request(raw, tmp_path / "out")).manifest.hash == expected
+
+
+def test_an_output_whose_name_is_not_text_is_refused(tiny, raw, tmp_path):
     with pytest.raises(DataError, match=r"pills\\xff.*is not UTF-8; rename the folder"):
-        prepare(tiny.request(raw, out))
-    assert not out.exists()
+        prepare(tiny.request(raw, tmp_path / ODD / "out"))
+    assert not (tmp_path / ODD).exists()
+
+
+def test_a_picture_whose_name_is_not_text_is_left_out_alone(tiny, raw, tmp_path):
+    expected = prepare(tiny.request(raw, tmp_path / "plain")).manifest
+    folder = raw / "real_photos" / "K-000059"
+    (folder / ODD).mkdir()
+    tiny.picture(folder / os.fsdecode(b"\xb4\xdc.jpg"), "one")
+    tiny.picture(folder / ODD / "plain.jpg", "two")
+    result = prepare(tiny.request(raw, tmp_path / "out"))
+    assert result.manifest.rows["path"].to_pylist() == expected.rows["path"].to_pylist()
+    report = read_json(tmp_path / "out" / "report.json")
+    assert set(report["left_out"]["name_not_utf8"]) == {
+        r"real_photos/K-000059/\xb4\xdc.jpg", r"real_photos/K-000059/pills\xff/plain.jpg",
+    }  # fmt: skip
+    assert verify(result.manifest).is_clean

@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 
 from pillsnap.data.audit import AuditLimits
@@ -35,3 +37,17 @@ def test_what_differs_is_found(tiny, raw, manifest):
     assert report.missing == (second,)
     assert report.extra == (f"real_photos/{KCODE}/new.jpg",)
     assert not report.is_clean
+
+
+def test_names_in_another_unicode_form_are_told(tiny, raw, tmp_path):
+    """As a copy over macOS makes them: they look the same, and are others."""
+    folder = raw / "real_photos" / KCODE
+    photos = [tiny.picture(folder / f"가온정 {number}.jpg", f"photo {number}") for number in range(2)]
+    manifest = prepare(tiny.request(raw, tmp_path / "out")).manifest
+    for number in range(2):
+        name = f"가온정 {number}.jpg"
+        (folder / name).rename(folder / unicodedata.normalize("NFD", name))
+    report = verify(manifest, workers=1)
+    assert (len(report.missing), len(report.extra), report.differ_in_form_only) == (2, 2, 2), photos
+    (folder / "another.jpg").write_bytes(b"x")
+    assert verify(manifest, workers=1).differ_in_form_only == 2

@@ -10,10 +10,11 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import BundleError, ConfigError, StoreError
+from pillsnap.core.experiment import is_fetched
 from pillsnap.core.files import sha256_file
 from pillsnap.tracking.run import tracked_run
 from pillsnap.tracking.run_model import log_bundle
-from pillsnap.tracking.weights import fetch_weights, is_remote
+from pillsnap.tracking.weights import fetch_weights
 
 Train = Callable[..., SimpleNamespace]
 
@@ -54,7 +55,7 @@ def test_every_form_leads_to_the_checkpoint_of_its_run(train: Train, store: Mlfl
         second.uri: second,
     }
     for uri, run in forms.items():
-        assert is_remote(uri)
+        assert is_fetched(uri)
         fetched = fetch_weights(uri, tmp_path / "weights")
         assert fetched.run_id == run.run_id, uri
         assert fetched.path.read_text() == run.files[0].read_text(), uri
@@ -124,5 +125,5 @@ def test_a_wrong_form_is_misconfigured(store: MlflowClient, tmp_path: Path, uri:
 
 
 def test_files_are_left_alone() -> None:
-    assert not is_remote("weights.safetensors")
-    assert not is_remote("/some/where/best-003.pt")
+    assert not is_fetched("weights.safetensors")
+    assert not is_fetched("/some/where/best-003.pt")

@@ -65,5 +65,5 @@ class Source(Protocol):
         """The pictures of a folder; ``link`` is what their paths start with.
 
         Raises:
-            DataError: a folder cannot be listed, or a name is not text (UTF-8).
+            DataError: a folder cannot be listed.
         """

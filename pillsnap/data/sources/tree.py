@@ -77,7 +77,7 @@ def list_pictures(folder: Path) -> list[str]:
     """Paths of the pictures below ``folder``, relative to it, with forward slashes, sorted.
 
     Raises:
-        DataError: a folder cannot be listed, a name is not text (UTF-8), or another drug's folder lies inside.
+        DataError: a folder cannot be listed, or another drug's folder lies inside.
     """
     found: list[str] = []
     waiting, seen = [""], {folder_identity(folder)}
@@ -87,7 +87,7 @@ def list_pictures(folder: Path) -> list[str]:
             relative = f"{prefix}{entry.name}"
             if not is_folder(entry):
                 if os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES and not never_ends(entry):
-                    found.append(_checked_text(folder, relative))
+                    found.append(relative)
             elif _is_another_drug(entry.name, folder.name):
                 raise DataError(
                     f"{entry.path}: the folder of one drug lies in the folder of another; its pictures would get the "
@@ -109,7 +109,7 @@ def list_files(folder: Path, suffix: str) -> list[str]:
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(f"{prefix}{entry.name}/")
             elif entry.name.lower().endswith(suffix):
-                found.append(_checked_text(folder, f"{prefix}{entry.name}"))
+                found.append(f"{prefix}{entry.name}")
     return sorted(found)
 
 
@@ -129,14 +129,6 @@ def kcode_of_folder(name: str) -> str | None:
         return normalize_kcode(name)
     except CatalogError:
         return None
-
-
-def _checked_text(folder: Path, relative: str) -> str:
-    try:
-        relative.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{folder}: the file name {relative!r} is not UTF-8; rename it") from error
-    return relative
 
 
 def list_entries(folder: Path) -> Iterator[os.DirEntry[str]]:

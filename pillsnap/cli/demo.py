@@ -16,6 +16,7 @@ from pillsnap.cli.options import workspace_option
 from pillsnap.core.errors import ConfigError, PillSnapError
 
 MODEL = "pillsnap"
+_FEW_DRUGS, _SHARE_OF_ONE = 16, 1.6
 _PHOTOS = 3
 _RENDER = "Render the synthetic pills"
 _PREPARE = "Prepare the data set: links, 3:7 mix, split by capture group"
@@ -76,7 +77,9 @@ def demo(
     )
     raw, data, best = workspace / "demo" / "raw", workspace / "demo" / "data", workspace / "demo" / "best.yaml"
     numbers = ("--drugs", drugs, "--studio-per-drug", studio_per_drug, "--real-per-drug", real_per_drug)
-    common = ("--config", str(config_file), "--overrides", f"seed={seed} {overrides}".strip())
+    # of few drugs, more of each: a trial needs an update or two
+    share = f"tuning.train_share={_SHARE_OF_ONE / drugs:.2f} " if drugs < _FEW_DRUGS else ""
+    common = ("--config", str(config_file), "--overrides", f"{share}seed={seed} {overrides}".strip())
     steps = Steps(_SHARES)
     started = time.monotonic()
     with steps.speaking():

@@ -33,6 +33,7 @@ class Refusal(_Code):
     TRUNCATED = "truncated", "the file's end is missing"
     NO_PIXELS = "no_pixels", "the header says that a side is 0"
     TOO_MANY_PIXELS = "too_many_pixels", "the header says that there are more pixels than the limit"
+    TOO_SMALL = "too_small", "its shorter side has too few pixels to tell a pill"
     TOO_MANY_SCANS = "too_many_scans", "a progressive JPEG of more passes than any camera writes"
     UNDECODABLE = "undecodable", "the file is damaged, or uses a feature that the decoder lacks"
     WRONG_PIXELS = "wrong_pixels", "an array that is not H×W×3 uint8"

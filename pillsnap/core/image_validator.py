@@ -18,10 +18,13 @@ from pillsnap.core.image_codes import Refusal, Remark
 from pillsnap.core.image_header import ImageFormat, ImageHeader, ImageMode, read_header
 from pillsnap.core.images import MAX_PIXELS, MAX_SCANS, decode_inspected, refuse_header
 
-VALIDATOR_VERSION = "1.0"
+VALIDATOR_VERSION = "1.1"
 MAX_UPLOAD_BYTES = 10 * 2**20
 """The specification's 10 MB, read as 10 MiB: 10,485,760 bytes pass, one more is refused."""
 MIN_SIDE_PX = 512
+"""Of a photo that nothing is remarked on."""
+LEAST_SIDE_PX = 32
+"""Of a photo that is answered at all."""
 _NAME = "image"
 _ENDINGS: dict[str, ImageFormat] = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "jpeg"),
@@ -70,6 +73,7 @@ class ImageValidator:
             "max_pixels": MAX_PIXELS,
             "max_scans": MAX_SCANS,
             "warn_below_side_px": MIN_SIDE_PX,
+            "refuse_below_side_px": LEAST_SIDE_PX,
             "expected_formats": ["jpeg", "png"],
             "decodable_formats": ["jpeg", "png", "webp"],
             "warnings": {code.value: code.meaning for code in Remark},
@@ -94,6 +98,7 @@ class ImageValidator:
                 )
             header = read_header(data, _NAME)
             refuse_header(header, _NAME)
+            refuse_small(header, _NAME)
             decode_inspected(data, header, 8 if header.format == "jpeg" else 1, _NAME)
         except ImageError as error:
             refusals = (_finding(error.code, str(error).removeprefix(f"{_NAME}: ")),)
@@ -122,6 +127,15 @@ class ImageValidator:
         for refusal in self.validate(data, name).refusals:
             raise ImageError(f"{name or _NAME}: {refusal.message}", refusal.code)
         return data
+
+
+def refuse_small(header: ImageHeader, name: str) -> None:
+    """Raise ImageError where a side is shorter than `LEAST_SIDE_PX`."""
+    width, height = header.upright_size
+    if min(width, height) < LEAST_SIDE_PX:
+        raise ImageError(
+            f"{name}: {width}×{height} px: a side is under {LEAST_SIDE_PX} px; go nearer to the pill", Refusal.TOO_SMALL
+        )
 
 
 def _finding(code: str, message: str) -> Finding:

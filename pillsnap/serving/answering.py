@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pillsnap.core.errors import ImageError
-from pillsnap.core.image_validator import MAX_UPLOAD_BYTES, ImageValidator
+from pillsnap.core.image_validator import MAX_UPLOAD_BYTES, ImageValidator, refuse_small
 from pillsnap.core.images import inspect
 from pillsnap.inference.session import Candidate
 from pillsnap.serving.answers import Identification, Image, PhotoAnswer, Prediction
-from pillsnap.serving.problems import MIN_SIDE_PX, ProblemError, image_problem
+from pillsnap.serving.problems import ProblemError, image_problem
 from pillsnap.serving.slot import LoadedModel
 
 TOP = 5
@@ -41,8 +41,7 @@ def answer_photo(model: LoadedModel, data: bytes, name: str, waited_s: float) ->
     try:
         header = inspect(data)
         width, height = header.upright_size
-        if min(width, height) < MIN_SIDE_PX:
-            raise ProblemError("too_small")
+        refuse_small(header, "image")
         told = model.session.answer(data, TOP)
     except ImageError as error:
         raise image_problem(error.code) from error

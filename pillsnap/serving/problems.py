@@ -13,15 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
 from pillsnap.core.image_codes import Refusal
-from pillsnap.core.image_validator import MAX_UPLOAD_BYTES
+from pillsnap.core.image_validator import LEAST_SIDE_PX, MAX_UPLOAD_BYTES
 from pillsnap.core.images import MAX_PIXELS
 
 Language = Literal["ko", "en"]
 _LANGUAGES: tuple[Language, ...] = ("en", "ko")
 MEDIA_TYPE = "application/problem+json"
 MOST_IMAGES = 10
-MIN_SIDE_PX = 32
-"""Of a photo, its shorter side: under it there is no pill to be seen."""
 _MIB = MAX_UPLOAD_BYTES // 2**20
 _MEGAPIXELS = MAX_PIXELS // 10**6
 
@@ -85,10 +83,10 @@ KINDS: dict[str, Kind] = {
         Text("The picture is damaged", f"It cannot be decoded. {_AGAIN_EN}"),
         Text("사진이 손상되었습니다", f"사진을 읽을 수 없습니다. {_AGAIN_KO}"),
     ),
-    "too_small": Kind(
+    Refusal.TOO_SMALL.value: Kind(
         422,
-        Text("The picture is too small", f"Its shorter side is under {MIN_SIDE_PX} pixels. Go nearer to the pill."),
-        Text("사진이 너무 작습니다", f"짧은 변이 {MIN_SIDE_PX}픽셀보다 작습니다. 알약을 더 가까이에서 찍어 주세요."),
+        Text("The picture is too small", f"Its shorter side is under {LEAST_SIDE_PX} pixels. Go nearer to the pill."),
+        Text("사진이 너무 작습니다", f"짧은 변이 {LEAST_SIDE_PX}픽셀보다 작습니다. 알약을 더 가까이에서 찍어 주세요."),
     ),
     "no_image": Kind(
         400,

@@ -123,8 +123,17 @@ def test_the_result_is_plain_json():
 
 def test_the_config_lists_every_code():
     config = ImageValidator().get_config()
-    assert config["version"] == "1.0"
+    assert config["version"] == "1.1"
+    assert config["refuse_below_side_px"] == 32
     assert config["max_bytes"] == 10 * 2**20
     assert config["warn_below_side_px"] == 512
     assert set(config["warnings"]) == {str(code) for code in Remark}
     assert set(config["refusals"]) == {str(code) for code in Refusal}
+
+
+@pytest.mark.parametrize(("side", "codes"), [(31, ["too_small"]), (32, [])])
+def test_what_the_server_refuses_is_refused_here(side, codes):
+    data = cv2.imencode(".jpg", np.full((side, 100, 3), 128, np.uint8))[1].tobytes()
+    result = ImageValidator().validate(data)
+    assert [finding.code for finding in result.refusals] == codes
+    assert [finding.code for finding in result.warnings] == ["small_side"]

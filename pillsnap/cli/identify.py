@@ -25,6 +25,8 @@ def identify(photos: tuple[Path, ...], name: str, alias: str, bundle: Path | Non
     from pillsnap.core.text import shown
     from pillsnap.inference.session import PillSession
 
+    if not any(photo.exists() for photo in photos):  # before the registry is asked for a model that nobody needs
+        raise ImageError("\n".join(f"{shown(photo)}: no such file" for photo in photos))
     asked = click.get_current_context().get_parameter_source
     plain = bundle is None and asked("name") == asked("alias") == ParameterSource.DEFAULT
     beside = _bundle_beside(photos) if plain else None

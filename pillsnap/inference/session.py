@@ -74,7 +74,7 @@ class PillSession:
         self.preprocessor = InferencePreprocessor(metadata.preprocessing)
 
     @classmethod
-    def load(cls, path: Path | bytes, *, threads: int | None = None) -> Self:
+    def load(cls, path: Path | str | bytes, *, threads: int | None = None) -> Self:
         """Load a bundle and try it on one black image, so that a wrong one fails here and not later.
 
         Args:
@@ -89,7 +89,7 @@ class PillSession:
         if threads < 1:
             raise ConfigError(f"threads: must be at least 1, not {threads}")
         source = "bundle" if isinstance(path, bytes) else str(path)
-        data = path if isinstance(path, bytes) else _read(path)
+        data = path if isinstance(path, bytes) else _read(Path(path))
         model = _parse(data, source)
         _check_self_contained(model, source)
         metadata = BundleMetadata.from_props({prop.key: prop.value for prop in model.metadata_props}, source)

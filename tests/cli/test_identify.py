@@ -59,3 +59,15 @@ def test_a_registry_or_a_question_to_it_is_never_passed_over(
     assert status == 1
     assert asked_registry
     assert "beside the photos" not in out
+
+
+def test_photos_that_are_not_there_are_said_before_a_model_is_looked_for(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
+    status, _, err = call("identify", tmp_path / "nofile.jpg", tmp_path / "a\nb.jpg")
+    assert status == 1
+    assert err.splitlines() == [
+        f"error: {tmp_path}/nofile.jpg: no such file", f"{tmp_path}/a\\nb.jpg: no such file",
+    ]  # fmt: skip
+    assert list(tmp_path.iterdir()) == [], "no store was made"

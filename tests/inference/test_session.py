@@ -38,6 +38,12 @@ def test_loads_from_bytes_too(bundle: Path) -> None:
     assert PillSession.load(bundle.read_bytes()).sha256 == sha256_file(bundle)
 
 
+def test_a_path_may_be_a_text(bundle: Path) -> None:
+    assert PillSession.load(str(bundle)).sha256 == sha256_file(bundle)
+    with pytest.raises(BundleError, match=r"nofile\.onnx: cannot be read"):
+        PillSession.load("nofile.onnx")
+
+
 def test_predict_agrees_with_the_formula(toys: SimpleNamespace, bundle: Path) -> None:
     session = PillSession.load(bundle)
     image_NHWC_u8 = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)

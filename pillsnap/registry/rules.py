@@ -49,7 +49,7 @@ class Kind(StrEnum):
 
 
 METHODS: dict[str, Kind] = {
-    "copy_model_version": Kind.BUILT,
+    "copy_model_version": Kind.GUARDED,
     "create_model_version": Kind.GUARDED,
     "create_prompt": Kind.BUILT,
     "create_prompt_version": Kind.BUILT,

@@ -46,11 +46,14 @@ from pillsnap.registry.rules import (
     check_free_tag,
     former_champions_in,
     guarded_alias,
-    is_gates_tag,
 )
 from pillsnap.tracking.store import GATED
 
 _SUPPORTED = {"sqlite", "postgresql"}
+_NO_COPY = (
+    "To promote, set the alias champion (Aliases ✎ on the version's page). This button only copies: the copy would be "
+    "a new version that nobody has judged"
+)
 
 
 def gated_store(store_uri: str, tracking_uri: str | None = None) -> SqlAlchemyStore:
@@ -170,14 +173,20 @@ class _Gate(SqlAlchemyStore):
     def create_model_version(
         self, name: str, source: str, run_id: Any = None, tags: Any = None, *args: Any, **options: Any
     ) -> Any:
-        """Without tags of the gate. A copy of a version leaves them behind: it is another version, not judged yet."""
-        is_copy = str(source).startswith("models:/") and "/" in str(source).removeprefix("models:/")
-        if is_copy:
-            tags = [tag for tag in tags or [] if not is_gates_tag(tag.key)]
+        """Without tags of the gate, and no copy of a version: MLflow's button *Promote model* makes one, which promotes
+        nothing.
+        """
         with self._asked("created", name, "", ""):
+            if str(source).startswith("models:/") and "/" in str(source).removeprefix("models:/"):
+                raise GateRefusedError(_NO_COPY)
             for tag in tags or []:
                 check_free_tag(tag.key)
         return super().create_model_version(name, source, run_id, tags, *args, **options)
+
+    def copy_model_version(self, src_mv: Any, dst_name: str) -> Any:
+        """Refused, before MLflow makes an empty model for the copy."""
+        with self._asked("created", dst_name, "", ""):
+            raise GateRefusedError(_NO_COPY)
 
     # ---- names, and what is deleted
 

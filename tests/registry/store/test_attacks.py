@@ -208,15 +208,15 @@ def test_attack_the_trust_root_is_gone(shelf: Any, monkeypatch: pytest.MonkeyPat
 
 
 def test_attack_a_copy_of_a_champion(shelf: Any, bad: str) -> None:
-    """A copy is another version, even of the same files: it is not judged, and carries no tags of the gate."""
+    """MLflow's blue button: it promotes nothing, and a copy would be another version that nobody has judged."""
     source = shelf.store.get_model_version("pills", "2")
-    copied = shelf.store.copy_model_version(source, "copies")
-    assert copied.name == "copies"
-    assert not [key for key in shelf.tags("1", "copies") if key.startswith("gate.")]
-    with shelf.refused("copies version 1 does not become champion: the gate has not judged it"):
-        shelf.promote("1", name="copies")
-    with shelf.refused("was signed for pills version 2"):
-        shelf.hand_in(shelf.tags("2")[ENVELOPE_TAG], "1", "copies")
+    before = len(shelf.store.search_model_versions("name = 'pills'"))
+    for name in ("pills", "copies"):
+        with shelf.refused("To promote, set the alias champion"):
+            shelf.store.copy_model_version(source, name)
+    with shelf.refused("This button only copies"):
+        shelf.store.create_model_version("pills", "models:/pills/2")
+    assert len(shelf.store.search_model_versions("name = 'pills'")) == before
 
 
 def test_attack_a_name_changed_into_a_judged_one(shelf: Any) -> None:

@@ -297,7 +297,10 @@ def test_setup_makes_what_the_file_asks_for(tmp_path: Path) -> None:
         subprocess.run(["sh", str(tmp_path / "docker" / "setup.sh")], check=True, capture_output=True)
         env = tmp_path / "docker" / ".env"
         values = dict(line.split("=", 1) for line in env.read_text().splitlines())
-    asked = set(re.findall(r"\$\{(\w+)", (DOCKER / "compose.yaml").read_text())) - {"PILLSNAP_MANIFEST"}
+    asked = set(re.findall(r"\$\{(\w+)", (DOCKER / "compose.yaml").read_text())) - {
+        "PILLSNAP_MANIFEST",
+        "PILLSNAP_COMMIT",
+    }
     assert asked == set(values)
     assert env.stat().st_mode & 0o077 == 0
     passwords = [value for name, value in values.items() if name.endswith("PASSWORD")]

@@ -111,7 +111,11 @@ def test_an_under_trained_model_is_not_promoted(
         (("registry", "status", "--name", "none"), 1, "the registry has no model 'none'"),
         (("registry", "status", "--name", "it's"), 2, "quotation mark"),
         (("registry", "nosuch"), 2, "No such command 'nosuch'"),
-        (("identify", "x.jpg", "--alias", "nosuch"), 2, "--alias 'nosuch': the gate knows champion and challenger"),
+        (
+            ("identify", "examples/1.jpg", "--alias", "nosuch"),
+            2,
+            "--alias 'nosuch': the gate knows champion and challenger",
+        ),
     ],
 )
 def test_refusals(call: Call, store: MlflowClient, arguments: tuple[str, ...], status: int, said: str) -> None:

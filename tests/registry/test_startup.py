@@ -85,8 +85,9 @@ def test_pictures_are_made_and_read_without_mlflow_and_torch(tmp_path: Path, toy
 
 
 def test_the_package_itself_loads_nothing() -> None:
-    code = "import sys; before = set(sys.modules); import pillsnap; print(sorted(set(sys.modules) - before))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "['pillsnap']\n"
+    code = "import os, sys; before = set(sys.modules); import pillsnap; print(*sorted(set(sys.modules) - before))"
+    found = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert found == ["pillsnap", "pillsnap.core", "pillsnap.core.process_environment"], "what sets the environment"
 
 
 def test_doctor_does_not_load_timm(store: object, monkeypatch: pytest.MonkeyPatch) -> None:

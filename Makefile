@@ -3,7 +3,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 PORT ?= 5000
-JOBS ?= 2
+JOBS ?= 3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pillsnap.cli.data_compare import catalog, diff
+from pillsnap.cli.next_step import say_next
 from pillsnap.cli.progress import Progress
 from pillsnap.core.errors import ConfigError, DataError
 
@@ -120,6 +121,9 @@ def prepare(
     with Progress() as progress:
         result = run(request, progress)
     _print_result(result, time.monotonic() - started)
+    say_next(
+        "run", "--data", result.manifest.root, "--config", "<experiment.yaml>", note="or tune, with the same options"
+    )
 
 
 @data.command()
@@ -174,7 +178,7 @@ def render(out: Path, drugs: int, seed: int, studio_per_drug: int, real_per_drug
     with Progress() as progress:
         report = render_dataset(out, spec, lambda done, total: progress("rendering", done, total))
     click.echo(f"{'there already' if report.reused else 'rendered'}: {out}")
-    click.echo(f"next: pillsnap data prepare --raw {out} --out <folder>")
+    say_next("data", "prepare", "--raw", out, "--out", "<folder>")
 
 
 def _print_result(result: PrepareResult, seconds: float) -> None:

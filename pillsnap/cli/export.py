@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from pillsnap.cli.next_step import say_next
+
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
@@ -35,4 +37,4 @@ def export(checkpoint: Path, data_dir: Path, out: Path, run_id: str) -> None:
         f"against PyTorch on {parity.images} test images: largest difference "
         f"{parity.largest_relative_difference:.2e} of the largest logit, top-1 agreement {parity.top1_agreement:.1%}"
     )
-    click.echo(f"next: pillsnap evaluate {out} --manifest {data_dir} --out evaluation")
+    say_next("evaluate", out, "--manifest", data_dir, "--out", "evaluation")

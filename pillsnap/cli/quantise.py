@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from pillsnap.cli.next_step import say_next
 from pillsnap.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -105,5 +106,5 @@ def quantise(
             "--engine openvino-bf16 --precision float",
             err=True,
         )
-    click.echo(f"next: pillsnap evaluate {out} --manifest {manifest_dir} --out evaluation")
-    click.echo(f"then: pillsnap registry register --bundle {out}   (a candidate of its own)")
+    say_next("evaluate", out, "--manifest", manifest_dir, "--out", "evaluation")
+    say_next("registry", "register", "--bundle", out, note="a candidate of its own", first="then")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from pillsnap.cli.keys import keygen, keys
+from pillsnap.cli.next_step import say_next
 from pillsnap.cli.options import gates_options, name_option
 from pillsnap.cli.registry_audit import history, verify
 from pillsnap.cli.registry_server import gate_service, server, users
@@ -60,7 +61,7 @@ def register(run_id: str | None, bundle: Path | None, name: str) -> None:
         raise click.UsageError("give either RUN_ID or --bundle FILE")
     entry = make_version(run_id, name) if run_id is not None else register_bundle(bundle or Path(), name)
     click.echo(f"registered: {name} version {entry.version}")
-    click.echo(f"next: pillsnap registry submit {entry.version} --name {name}   (the gate service judges it)")
+    say_next("registry", "submit", entry.version, "--name", name, note="the gate service judges it")
     click.echo(f"  or: pillsnap registry judge {entry.version} --name {name} --manifest FOLDER   (with the gate's key)")
 
 
@@ -111,7 +112,7 @@ def judge(version: str, name: str, manifest_dir: Path, key_file: Path | None, ag
     if statement.verdict != Verdict.PROMOTE:
         reasons = "".join(f"\n  - {reason}" for reason in statement.reasons)
         raise GateRefusedError(f"the gate says {statement.verdict}:{reasons}")
-    click.echo(f"next: pillsnap registry promote {statement.model_version} --name {name}")
+    say_next("registry", "promote", statement.model_version, "--name", name)
 
 
 @registry.command()

@@ -15,7 +15,9 @@ def history(name: str | None, as_json: bool) -> None:
     from pillsnap.registry import audit
     from pillsnap.registry.local import open_registry
 
+    rows = 0
     for row in audit.entries(open_registry().engine, name):
+        rows += 1
         if as_json:
             click.echo(json.dumps(row, ensure_ascii=False))
             continue
@@ -28,6 +30,8 @@ def history(name: str | None, as_json: bool) -> None:
         click.echo(line + verdict + before)
         if row["reason"]:
             click.echo("       " + row["reason"].replace("\n", "\n       "))
+    if not rows:
+        click.echo(f"nothing is recorded{f' of {name}' if name else ''} yet", err=True)
 
 
 @click.command()

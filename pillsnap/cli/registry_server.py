@@ -11,7 +11,7 @@ from types import FrameType
 import click
 
 from pillsnap.cli.options import gates_options
-from pillsnap.core.ports import check_free
+from pillsnap.core.ports import check_free, web_address
 
 _HOME = click.option(
     "--home",
@@ -65,7 +65,7 @@ def server(
     )
     check_free(host, port)
     check(settings)
-    click.echo(f"registry: http://{host}:{port}  (policy, keys and roles: {settings.trust.folder})")
+    click.echo(f"registry: {web_address(host, port)}  (policy, keys and roles: {settings.trust.folder})")
     click.echo(f"the password of {ADMIN}: {home.password_file(ADMIN)}")
     if not is_local(host):
         click.echo("note: MLflow itself speaks plain HTTP: put a proxy with TLS before it, or passwords can be read")

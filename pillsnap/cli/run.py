@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pillsnap.cli.next_step import say_next
 from pillsnap.cli.options import (
     data_option,
     experiment_options,
@@ -87,4 +88,8 @@ def run(
     if trained.stopped:
         click.echo(f"stopped: {trained.stopped}; the same command again trains the rest")
     if register_name:
-        click.echo(f"registered: {register_name} version {register(tracked.run_id, register_name).version}")
+        version = register(tracked.run_id, register_name).version
+        click.echo(f"registered: {register_name} version {version}")
+        say_next("registry", "submit", version, "--name", register_name, note="the gate service judges it")
+    elif not trained.stopped:
+        say_next("registry", "register", tracked.run_id)

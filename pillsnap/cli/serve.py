@@ -87,7 +87,7 @@ def serve(
     """Answer photos over HTTP with the champion, and follow it: page at /, API under /v1/narrow."""
     from pillsnap.core.cpu import usable_cores
     from pillsnap.core.errors import ConfigError
-    from pillsnap.core.ports import check_free
+    from pillsnap.core.ports import check_free, web_address
     from pillsnap.inference.session import PillSession
     from pillsnap.serving.guard import api_keys
     from pillsnap.serving.process import run
@@ -121,7 +121,7 @@ def serve(
             )
         PillSession.load(Path(model))  # what is wrong with it is said here, and not by a worker
     check_free(host, port)
-    click.echo(f"serving {model} on http://{host}:{port}  (page: /, API: /openapi.json, figures: /metrics)")
+    click.echo(f"serving {model} on {web_address(host, port)}  (page: /, API: /openapi.json, figures: /metrics)")
     if settings.followed is None:
         click.echo("note: a bundle that was given as a file is served as it is: no gate has vouched for it")
     if not local and keys_file is None:

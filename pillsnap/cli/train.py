@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pillsnap.cli.next_step import say_next
 from pillsnap.cli.options import data_option, experiment_options, load_experiment, training_options, workspace_option
 
 
@@ -49,4 +50,4 @@ def train(
         click.echo(f"stopped: {result.stopped}; the same command again trains the rest")
     click.echo(f"best epoch {result.best_epoch}: validation top-1 {result.best_metrics['val_top1']:.1%}")
     click.echo(f"run: {ours.tracked.run_id}\ncheckpoint: {result.best_checkpoint}")
-    click.echo(f"next: pillsnap export {result.best_checkpoint} --data {manifest.root} --out pillsnap.onnx")
+    say_next("export", result.best_checkpoint, "--data", manifest.root, "--out", "pillsnap.onnx")

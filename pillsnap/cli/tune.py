@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pillsnap.cli.duration import Count, Duration
+from pillsnap.cli.next_step import say_next
 from pillsnap.cli.options import data_option, experiment_options, load_experiment, workspace_option
 
 _STORAGE_HELP = (
@@ -95,7 +96,7 @@ def _tune(
     for key, value in result.best_params.items():
         click.echo(f"  {key} = {value:.4g}" if isinstance(value, float) else f"  {key} = {value}")
     click.echo(f"table and pictures: {folder / 'trials.md'}, {folder / 'pictures'}")
-    click.echo(f"next: pillsnap run --config {best} --data {data_name}")
+    say_next("run", "--config", best, "--data", data_name)
 
 
 @tune.command()

@@ -27,7 +27,8 @@ def test_prepare_and_verify(call, prepare, raw, tmp_path):
     assert "  lacking something: 2" in lines
     assert any("40 of 50 images; real share 40%; photograph next: 8× front on white" in line for line in lines)
     assert f"audit: {tmp_path / 'out' / 'audit.html'}" in lines
-    assert f"manifest {manifest.hash[:16]} written: {tmp_path / 'out'}" in lines[-1]
+    assert f"manifest {manifest.hash[:16]} written: {tmp_path / 'out'}" in lines[-2]
+    assert lines[-1].startswith(f"next: pillsnap run --data {tmp_path / 'out'} --config ")
     status, out, _ = prepare()
     assert (status, "reused, nothing has changed" in out) == (0, True)
     assert call("data", "verify", tmp_path / "out")[0] == 0

@@ -18,7 +18,7 @@ import click
 
 from pillsnap import __version__
 from pillsnap.core.errors import PillSnapError
-from pillsnap.core.passwords import hide_passwords
+from pillsnap.core.passwords import WithoutPasswords, hide_passwords
 
 # name → (module, attribute, one line of help). The help stands here so that `pillsnap --help` imports nothing.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -82,21 +82,13 @@ _EXTRAS = {
 """Where a package is declared that is missing; all others train."""
 
 
-class _WithoutPasswords(logging.Formatter):
-    """Whoever logs, a library too: what an address holds of a password is not said."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line, with its traceback where there is one."""
-        return hide_passwords(super().format(record))
-
-
 def main() -> NoReturn:
     """Run the command line; the only place where errors become exit statuses."""
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # of a terminal that is closed; nohup stays nohup
         signal.signal(signal.SIGHUP, _hang_up)
     log = logging.StreamHandler()
-    log.setFormatter(_WithoutPasswords("%(message)s"))
+    log.setFormatter(WithoutPasswords("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[log])
     logging.getLogger("pillsnap").setLevel(logging.INFO)
     if "MLFLOW_RUN_ID" in os.environ:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from datetime import UTC, datetime
@@ -11,6 +12,8 @@ from types import FrameType
 import click
 
 from pillsnap.cli.options import gates_options
+from pillsnap.core.errors import PillSnapError
+from pillsnap.core.passwords import WithoutPasswords
 from pillsnap.core.ports import check_free, web_address
 
 _HOME = click.option(
@@ -153,7 +156,10 @@ def gate_service(
     webhook_port: int,
     secret_file: Path | None,
 ) -> None:
-    """Judge every version that is marked as candidate, for ever. MLFLOW_TRACKING_URI names the registry's server,
+    """Judge every version that is marked as candidate, for ever.
+
+    With --once: judge what waits now, a line each; exit status 1 where the registry does not answer, or one could
+    not be judged (a HOLD or REJECT is a judgement). MLFLOW_TRACKING_URI names the registry's server,
     MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD its login with the role gate."""
     from pillsnap.core.manifest import Manifest
     from pillsnap.gate.keys import default_private_file, load_private_key
@@ -166,9 +172,21 @@ def gate_service(
     trust.ring().require_signing(key, datetime.now(UTC))
     service = GateService(Manifest.load(manifest_dir), key, trust, poll_s)
     if once:
-        for statement in service.look():
+        signed = service.look()
+        for statement in signed:
             click.echo(f"{statement.model_name} version {statement.model_version}: {statement.verdict}")
+        if service.trouble:
+            raise PillSnapError(
+                "\n".join(
+                    f"{name} version {version}: not judged: {said}" if name else f"nothing was judged: {said}"
+                    for (name, version), said in service.trouble.items()
+                )
+            )
+        if not signed:
+            click.echo("no candidate waits for a judgement")
         return
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(WithoutPasswords("%(asctime)s %(message)s"))
 
     if secret_file is not None:
         check_free(host, webhook_port, "--webhook-port")

@@ -13,6 +13,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pillsnap.cli.main import main
+from pillsnap.registry.promotion import submit
 
 PROJECT = Path(__file__).parents[2]
 Call = Callable[..., tuple[int, str, str]]
@@ -136,6 +137,26 @@ def test_a_port_that_is_taken(call: Call, gate: Any, tmp_path: Path) -> None:
         assert (status, out) == (1, "")
         assert f"127.0.0.1:{port}: cannot listen there" in err
         assert err.endswith(f"give another --host or {option}\n")
+
+
+def test_a_gate_that_looks_once_says_how_it_went(
+    call: Call, store: MlflowClient, candidate: Candidate, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = ("registry", "gate-service", "--once", "--manifest", gate.manifest.root, "--key", gate.key_file)
+    candidate()
+    status, out, err = call(*once)
+    assert (status, out) == (0, "no candidate waits for a judgement\n"), err
+    submit("pills", "1")
+    store.create_model_version("pills", "gs://bucket/model")
+    submit("pills", "2")
+    status, out, err = call(*once)
+    assert (status, out) == (1, "pills version 1: PROMOTE\n"), "one was judged, and one could not be"
+    assert "error: pills version 2: not judged: " in err
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    status, out, err = call(*once)
+    assert (status, out) == (1, "")
+    assert "error: nothing was judged: the MLflow store http://127.0.0.1:9 cannot be used" in err
 
 
 @pytest.mark.parametrize("command", [("register", "f" * 32), ("promote", "1"), ("status",), ("rollback",)])

@@ -16,7 +16,10 @@ from pillsnap.cli.options import workspace_option
 from pillsnap.core.errors import ConfigError, PillSnapError
 
 MODEL = "pillsnap"
-_FEW_DRUGS, _SHARE_OF_ONE = 16, 1.6
+_TRIAL_DRUGS = 1.6
+"""A trial of the study trains on as many pictures as this many drugs have, or more: two updates."""
+_TRIAL_SHARE = 0.1
+"""Of all pictures: the experiment file's."""
 _PHOTOS = 3
 _RENDER = "Render the synthetic pills"
 _PREPARE = "Prepare the data set: links, 3:7 mix, split by capture group"
@@ -77,8 +80,8 @@ def demo(
     )
     raw, data, best = workspace / "demo" / "raw", workspace / "demo" / "data", workspace / "demo" / "best.yaml"
     numbers = ("--drugs", drugs, "--studio-per-drug", studio_per_drug, "--real-per-drug", real_per_drug)
-    # of few drugs, more of each: a trial needs an update or two
-    share = f"tuning.train_share={_SHARE_OF_ONE / drugs:.2f} " if drugs < _FEW_DRUGS else ""
+    needed = _TRIAL_DRUGS / drugs
+    share = f"tuning.train_share={needed:.2f} " if needed > _TRIAL_SHARE else ""
     common = ("--config", str(config_file), "--overrides", f"{share}seed={seed} {overrides}".strip())
     steps = Steps(_SHARES)
     started = time.monotonic()

@@ -30,15 +30,12 @@ def rehearse(config: ExperimentConfig, data_name: str, workspace: Path) -> None:
     from pillsnap.cli import journey
     from pillsnap.data.cache import PreparedCache
     from pillsnap.exporting.export import export_bundle
-    from pillsnap.tracking.store import connect
     from pillsnap.training.batches import TrainingData
     from pillsnap.training.checkpoint import Checkpoint
     from pillsnap.training.device import Device
     from pillsnap.training.trainer import Nobody, fit
 
-    journey.check_before_data(config, data_name)
-    connect()
-    manifest = journey.find_data(data_name, workspace)
+    manifest = journey.checked_data(config, data_name, workspace)
     started = time.monotonic()
     few = few_rows(manifest, config)
     # the whole training would be one update: nothing that takes epochs fits into it

@@ -51,6 +51,19 @@ def check_before_data(config: ExperimentConfig, data_name: str) -> None:
     check_net(config.model, config.preprocessing, 2)
 
 
+def checked_data(config: ExperimentConfig, data_name: str, workspace: Path) -> Manifest:
+    """`find_data`, when `check_before_data` and the tracking store have nothing against the work.
+
+    Raises:
+        StoreError: the store does not answer, which is better said before the work than after it.
+    """
+    from pillsnap.tracking.store import connect
+
+    check_before_data(config, data_name)
+    connect()
+    return find_data(data_name, workspace)
+
+
 def find_data(name: str, workspace: Path) -> Manifest:
     """The manifest behind ``--data``: made from the raw pictures where it is not there yet.
 
@@ -134,7 +147,7 @@ def with_local_weights(config: ExperimentConfig, workspace: Path) -> tuple[Exper
     from pillsnap.tracking.weights import fetch_weights
 
     files, runs = {}, {}
-    for key, weights in _first_weights(config).items():
+    for key, weights in _named_weights(config).items():
         if is_fetched(weights):
             fetched = fetch_weights(weights, workspace / "weights", key)
             _log.info("%s: %s is the best checkpoint of run %s", key, weights, fetched.run_id)
@@ -142,7 +155,7 @@ def with_local_weights(config: ExperimentConfig, workspace: Path) -> tuple[Exper
     return config.with_overrides(files) if files else config, runs
 
 
-def _first_weights(config: ExperimentConfig) -> dict[str, str]:
+def _named_weights(config: ExperimentConfig) -> dict[str, str]:
     """Key of the experiment → the weights that it names."""
     asked = {"model.weights": config.model.weights}
     if config.distillation is not None:
@@ -153,7 +166,7 @@ def _first_weights(config: ExperimentConfig) -> dict[str, str]:
 def _check_local_weights(config: ExperimentConfig) -> None:
     from pillsnap.training.packaged_weights import PREFIX, find_packaged_weights
 
-    for key, weights in _first_weights(config).items():
+    for key, weights in _named_weights(config).items():
         is_teacher = key == "distillation.teacher"
         if is_fetched(weights):
             continue

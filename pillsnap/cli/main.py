@@ -104,33 +104,37 @@ def main() -> NoReturn:
         error.show()
         status = 1 if type(error) is click.ClickException else 2
     except PillSnapError as error:
-        click.echo(hide_passwords(f"error: {error}"), err=True)
+        _complain(error)
         status = error.exit_status
     except ModuleNotFoundError as error:  # commands import what they need when they need it
-        click.echo(f"error: {_missing_package(error)}", err=True)
+        _complain(_missing_package(error))
         status = 1
         if os.environ.get("PILLSNAP_DEBUG"):
             traceback.print_exc()
     except ImportError as error:
-        click.echo(f"error: a package is installed but cannot be loaded ({error}); ask: pillsnap doctor", err=True)
+        _complain(f"a package is installed but cannot be loaded ({error}); ask: pillsnap doctor")
         status = 1
         if os.environ.get("PILLSNAP_DEBUG"):
             traceback.print_exc()
     except (KeyboardInterrupt, click.Abort):
-        click.echo("error: interrupted", err=True)
+        _complain("interrupted")
         status = 1
     except OSError as error:
-        click.echo(f"error: {error}", err=True)
+        _complain(error)
         status = 1
         if os.environ.get("PILLSNAP_DEBUG"):
             traceback.print_exc()
     except Exception as error:  # the edge of the process: nothing may end in a bare trace
-        click.echo(hide_passwords(f"error: unexpected {type(error).__name__}: {error}"), err=True)
+        _complain(f"unexpected {type(error).__name__}: {error}")
         click.echo("This is a fault in PillSnap: set PILLSNAP_DEBUG=1 to see where, and report it.", err=True)
         status = 1
         if os.environ.get("PILLSNAP_DEBUG"):
             traceback.print_exc()
     sys.exit(status)
+
+
+def _complain(what: object) -> None:
+    click.echo(hide_passwords(f"error: {what}"), err=True)
 
 
 def _missing_package(error: ModuleNotFoundError) -> str:

@@ -176,12 +176,7 @@ def gate_service(
         for statement in signed:
             click.echo(f"{statement.model_name} version {statement.model_version}: {statement.verdict}")
         if service.trouble:
-            raise PillSnapError(
-                "\n".join(
-                    f"{name} version {version}: not judged: {said}" if name else f"nothing was judged: {said}"
-                    for (name, version), said in service.trouble.items()
-                )
-            )
+            raise PillSnapError("\n".join(service.trouble))
         if not signed:
             click.echo("no candidate waits for a judgement")
         return

@@ -47,7 +47,7 @@ def run(
     from pillsnap.core.files import sha256_file
     from pillsnap.gate.policy import Policy
     from pillsnap.tracking.resuming import ending_the_run_of_mlflow
-    from pillsnap.tracking.store import connect, experiment_name
+    from pillsnap.tracking.store import experiment_name
 
     deadline = None if time_budget_s is None else time.monotonic() + time_budget_s
     config = load_experiment(**experiment)
@@ -64,9 +64,7 @@ def run(
             follow(config, data_name, workspace)
             return
         with ending_the_run_of_mlflow():
-            journey.check_before_data(config, data_name)
-            connect()  # a store that does not answer is better said before the work than after it
-            manifest = journey.find_data(data_name, workspace)
+            manifest = journey.checked_data(config, data_name, workspace)
         name = experiment_name(journey.EXPERIMENT_NAME)
         opened = resumable_run("run", config, manifest, workspace, experiment=name, fresh=fresh)
         with opened as ours:

@@ -42,16 +42,17 @@ def normalize_kcode(text: str) -> str:
     match = _KCODE.fullmatch(str(text).translate(_PLAIN).strip())
     if match is None:
         raise CatalogError(
-            f"K-CODE {text!a} is not of the form K-030864 (K, a dash and up to six digits){_foreign_letter(text)}"
+            f"K-CODE {text!r} is not of the form K-030864 (K, a dash and up to six digits){_foreign_letter(text)}"
         )
     return f"K-{int(match[1]):06d}"
 
 
 def _foreign_letter(text: str) -> str:
-    """Of a letter that only looks like a K, or a digit that is none: what it is."""
+    """Of a letter that only looks like a K, or a digit that is none: what it is. Not of Korean."""
     for character in str(text):
-        if not character.isascii() and character.isalnum():
-            return f"; {character} is {unicodedata.name(character, 'no known letter')} (U+{ord(character):04X})"
+        name = unicodedata.name(character, "no known letter")
+        if not character.isascii() and character.isalnum() and not name.startswith("HANGUL"):
+            return f"; {character} is {name} (U+{ord(character):04X})"
     return ""
 
 

@@ -39,6 +39,11 @@ Line = Annotated[str, AfterValidator(one_line)]
 """A field of a document that holds such a name."""
 
 
+def is_utf8(path: Path | str) -> bool:
+    """Whether a path, or a part of one, can be stored as text as it is."""
+    return as_text(path) == str(path)
+
+
 def as_text(path: Path | str) -> str:
     r"""A path that can be stored as text: bytes that are no UTF-8 as ``\xb4``. Another path than before, then."""
     return os.fsencode(path).decode(errors="backslashreplace")

@@ -25,7 +25,7 @@ from pillsnap.core.experiment import AugmentationConfig
 from pillsnap.core.files import read_json, write_json
 from pillsnap.core.manifest import Manifest
 from pillsnap.core.preprocessing_spec import PreprocessingSpec
-from pillsnap.core.text import shown
+from pillsnap.core.text import is_utf8, shown
 from pillsnap.data.audit import QUARANTINE, AuditLimits, odd_sizes
 from pillsnap.data.audit_report import AUDIT_FILE, write_audit_report
 from pillsnap.data.earlier import EarlierSplits, check_previous, load_earlier
@@ -120,7 +120,8 @@ def prepare(request: PrepareRequest, progress: Progress = no_progress) -> Prepar
     drugs = Catalog.from_drug_list(request.drugs)
     if request.previous is not None:
         check_previous(request.previous)
-    _check_text(request.out)
+    if not is_utf8(request.out):
+        raise DataError(f"{shown(request.out)}: this path is not UTF-8; rename the folder, or give another one")
     sources = request.sources()
     folders = _find_folders(request, drugs, sources)
     _check_no_empty_class(drugs, _folder_counts(folders), request)
@@ -178,14 +179,6 @@ def _check_outside(out: Path, by_kcode: Mapping[str, Sequence[DrugFolder]]) -> N
         for folder in found:
             if resolved.is_relative_to(folder.path.resolve()):
                 raise DataError(f"{out}: lies in the drug folder {folder.path}; give an --out outside of it")
-
-
-def _check_text(folder: Path) -> None:
-    """The scan and the links hold paths as text."""
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{shown(folder)}: this path is not UTF-8; rename the folder, or give another one") from error
 
 
 def _folder_counts(folders: Folders) -> dict[tuple[str, Domain], int]:

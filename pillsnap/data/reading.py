@@ -21,12 +21,12 @@ from pillsnap.core.errors import DataError, ImageError
 from pillsnap.core.files import sha256_bytes
 from pillsnap.core.image_codes import Refusal
 from pillsnap.core.images import decode_grey, inspect, read_image_bytes, reduction
-from pillsnap.core.text import as_text
+from pillsnap.core.text import is_utf8
 from pillsnap.data.labels import Label, disagreements, parse_label
 from pillsnap.data.names import combination_kcodes, kcode_of_name
 from pillsnap.data.sources import Picture
 
-READER_VERSION = 2
+READER_VERSION = 1
 """Another number makes every picture be read again."""
 SMALL_SIDE = 256
 """Pixels per side of the grey picture that the figures are taken from."""
@@ -115,7 +115,7 @@ def measure(grey_HW_u8: NDArray[np.uint8]) -> Figures:
 
 def _check_name(picture: Picture) -> None:
     below_link = picture.source.parts[-max(picture.path.count("/") - 1, 1) :]
-    if any(as_text(part) != part for part in below_link):
+    if not all(map(is_utf8, below_link)):
         raise ImageError("has a name that is not UTF-8; rename the file (or its folder)", "name_not_utf8")
     if picture.combination or not picture.named:
         return

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pillsnap.core.bundle import INPUT_NAME
-from pillsnap.core.cpu import usable_cores
 from pillsnap.exporting.qdq import calibration_session, layers_of
 
 Means = Mapping[str, NDArray[np.float64]]
@@ -33,11 +32,11 @@ def input_means(prepared: onnx.ModelProto, images_1HWC_u8: Iterable[NDArray[np.u
     tensors = sorted(set(input_of.values()))
     watched = onnx.ModelProto()
     watched.CopyFrom(prepared)
-    kinds = {output.name for output in graph.output}
+    outputs = {output.name for output in graph.output}
     watched.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors if name not in kinds
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors if name not in outputs
     )
-    session = calibration_session(watched.SerializeToString(), usable_cores())
+    session = calibration_session(watched.SerializeToString())
     sums: dict[str, NDArray[np.float64]] = {}
     count = 0
     for image_1HWC_u8 in images_1HWC_u8:

@@ -119,7 +119,7 @@ def save_ranges(prepared: Path, images_1HWC_u8: Iterable[NDArray[np.uint8]], cal
             calibrate_method=CALIBRATIONS[calibration],
             extra_options={"symmetric": False, **_OPTIONS.get(calibration, {})},
         )
-        calibrator.infer_session = calibration_session(calibrator.augmented_model_path, usable_cores())
+        calibrator.infer_session = calibration_session(calibrator.augmented_model_path)
         if calibration == "image-median":
             found = _ranges_of_typical_images(calibrator, images_1HWC_u8, _behind_layers(onnx.load(prepared).graph))
         else:
@@ -129,9 +129,9 @@ def save_ranges(prepared: Path, images_1HWC_u8: Iterable[NDArray[np.uint8]], cal
         save_tensors_data(found, ranges)
 
 
-def calibration_session(graph: str | bytes, threads: int) -> ort.InferenceSession:
+def calibration_session(graph: str | bytes) -> ort.InferenceSession:
     """A graph (a file's path, or its bytes) computed as it stands, by threads that do not spin."""
-    options = session_options(threads)
+    options = session_options(usable_cores())
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
@@ -337,8 +337,7 @@ def _round_behind_activations(model: onnx.ModelProto, eight_bit: Collection[str]
         unrounded = activation.output[0]
         activation.output[0] = quantise.input[0] = f"{unrounded}_to_round"
         dequantise.output[0] = unrounded
-        for name in _narrowed(quantise, tensors, bounds):
-            graph.initializer.append(name)
+        graph.initializer.extend(_narrowed(quantise, tensors, bounds))
         dequantise.input[1:] = quantise.input[1:]
         for node in (quantise, dequantise):  # behind the activation: a graph's nodes stand in their order
             moved = onnx.NodeProto()
@@ -367,7 +366,7 @@ def _bounds(activation: onnx.NodeProto, tensors: dict[str, onnx.TensorProto]) ->
 def _narrowed(
     quantise: onnx.NodeProto, tensors: dict[str, onnx.TensorProto], bounds: tuple[float, float]
 ) -> list[onnx.TensorProto]:
-    """Make a node's range that of the values that ``bounds`` leave; the new scale and zero point."""
+    """Make a node's range that of the values that ``bounds`` leave; the tensors of its new scale and zero point."""
     scale, zero = (numpy_helper.to_array(tensors[name]) for name in quantise.input[1:3])
     low = min(max(float((0.0 - zero) * scale), bounds[0]), 0.0)
     high = max(min(float((255.0 - zero) * scale), bounds[1]), 0.0)

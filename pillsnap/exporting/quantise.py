@@ -149,7 +149,7 @@ class _Maker:
             measure = self._measure(quantised)
             # a net that learned with the rounding has learned what there is to correct
             corrected = measure(float_layers, True).error <= measure(float_layers, False).error
-            trials = choose_float_layers(layers, lambda layers: measure(layers, corrected))
+            trials = choose_float_layers(layers, lambda in_float: measure(in_float, corrected))
             float_layers = chosen(trials).float_layers
         calibration = Calibration(
             method=self.recipe.calibration,

@@ -52,8 +52,8 @@ class GateService:
     stop: threading.Event = field(default_factory=threading.Event)
     judged: int = 0
     """Words that were handed in since the start."""
-    trouble: dict[tuple[str, str], str] = field(default_factory=dict)
-    """Name and version of what the last look could not judge → why. The registry itself: under two empty texts."""
+    trouble: list[str] = field(default_factory=list)
+    """What the last look could not judge, and why, a line each."""
     clock_s: Callable[[], float] = time.monotonic
     _settled: dict[tuple[str, str], Seen] = field(default_factory=dict)
     _waiting: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class GateService:
 
     def look(self) -> list[Statement]:
         """Judge all candidates that wait; what was signed now. `trouble` says what was not."""
-        self.trouble = {}
+        self.trouble = []
         try:
             client = connect()
             waiting = candidates(client)
@@ -82,7 +82,7 @@ class GateService:
             if not self._away:
                 _log.warning("the registry does not answer, waiting: %s", error)
             self._away = True
-            self.trouble["", ""] = str(error)
+            self.trouble.append(f"nothing was judged: {error}")
             return []
         if self._away:
             _log.info("the registry answers again")
@@ -128,7 +128,7 @@ class GateService:
         self._waiting[name, version] = (self.clock_s() + wait_s, wait_s)
         known = isinstance(error, (PillSnapError, MlflowException, OSError))
         said = str(error) if known else f"{type(error).__name__}: {error}"
-        self.trouble[name, version] = said
+        self.trouble.append(f"{name} version {version}: not judged: {said}")
         _log.warning(
             "%s version %s is not judged (again in %.0f s): %s", name, version, wait_s, said, exc_info=not known
         )

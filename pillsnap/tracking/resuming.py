@@ -103,9 +103,12 @@ def pointing_at(run: Run) -> Iterator[None]:
     Raises:
         StoreError: that run is not empty, or not there.
     """
+    if RUN_OF_MLFLOW not in os.environ:
+        yield
+        return
     client = connect()
     other = run_of_mlflow(client)
-    os.environ.pop(RUN_OF_MLFLOW, None)
+    os.environ.pop(RUN_OF_MLFLOW)
     if other is None or other.info.run_id == run.info.run_id:
         yield
         return

@@ -140,12 +140,13 @@ def test_the_worst_value_of_a_condition() -> None:
 def test_what_studio_pictures_hide_is_noted(toys: SimpleNamespace, tmp_path: Path) -> None:
     images = [(0, 0, "test", "real")] * 3 + [(1, 1, "test", "studio")] * 3
     images += [(2, 2, "test", "studio")] * 7 + [(2, 2, "test", "real"), (2, 1, "test", "real")]
-    manifest = toys.save_manifest(tmp_path / "m", toys.toy_colors(3), images)
-    evidence = evaluate(toys.save_bundle(tmp_path / "b.onnx", toys.toy_colors(3), manifest.hash), manifest).evidence
-    assert evidence.failures == (), "8 of 9 pictures of the third drug are right, but 1 of 2 photos"
+    images += [(3, 1, "test", "real")]
+    manifest = toys.save_manifest(tmp_path / "m", toys.toy_colors(4), images)
+    evidence = evaluate(toys.save_bundle(tmp_path / "b.onnx", toys.toy_colors(4), manifest.hash), manifest).evidence
+    assert evidence.failures == ("K-990004",), "8 of 9 pictures of the third drug are right, but 1 of 2 photos"
     notes = " ".join(evidence.notes)
     assert "Without a real test photo, so judged on studio pictures alone: K-990002." in notes
-    assert "Under 70% on the real photos alone: K-990003." in notes
+    assert "Under 70% on real photos, worst first: K-990004 (0%), K-990003 (50%)." in notes
 
 
 def test_what_the_first_weights_learned_from_is_noted(

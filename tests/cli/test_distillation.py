@@ -24,9 +24,9 @@ def test_taught_by_a_run(call: Call, store: MlflowClient, prepared: Path, tmp_pa
     assert status == 0, err
     [first] = runs(store)
     assert not [tag for tag in first.data.tags if tag.startswith("teacher.")]
-    assert "train_distillation_loss" not in first.data.metrics
+    assert "train/distillation_loss" not in first.data.metrics
     folder = tmp_path / "runs" / first.info.run_id
-    best_epoch = int(first.data.metrics["best_epoch"])
+    best_epoch = int(first.data.metrics["best/epoch"])
     checkpoint = folder / "checkpoints" / f"best-{best_epoch:03d}.pt"
     taught = ["--set", f"distillation.teacher=runs:/{first.info.run_id}", "--set", "distillation.weight=0.5"]
     status, _, err = call(*arguments, *taught, "--set", "logging.every_steps=1")

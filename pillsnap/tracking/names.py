@@ -1,7 +1,8 @@
 """What runs and their metrics are called in MLflow and TensorBoard: the one place that says it.
 
-A metric's section stands before its slash; MLflow and TensorBoard group by it: ``train/`` and ``val/`` are curves over
-epochs (``train/step_…`` over updates), ``best/`` are the figures of the best epoch, ``test/`` those of the test split.
+A metric's section stands before its slash: MLflow and TensorBoard group by it. Only curves have one, ``train/`` and
+``val/`` over epochs (``train/step_…`` over updates). MLflow draws a figure that stands alone as a bar, sorts sections
+by their names, and puts what has none behind them all: with ``best/`` and ``test/`` fourteen bars would come first.
 """
 
 from __future__ import annotations
@@ -14,11 +15,9 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "pillsnap"
 """Of trainings and studies, unless the environment names another one (`store.experiment_name`)."""
-BEST_EPOCH = "best/epoch"
+BEST_EPOCH = "best_epoch"
 OBJECTIVE = "objective"
 """Of a trial: what the study maximises, at the trial's best epoch."""
-BEST_EPOCH_BEFORE = "best_epoch"
-"""What `BEST_EPOCH` was called before there were sections."""
 _UNLOGGED = frozenset({"epoch", "train_s", "val_s", "lr", "step_images_per_s"})
 """The axis, and what images/s of the epoch and the rate of each update say already."""
 _MAKERS = ("tf_", "efficientnet_")
@@ -35,10 +34,9 @@ def _curve(key: str) -> str:
 
 
 def of_best(metrics: Mapping[str, float], epoch: int) -> dict[str, float]:
-    """The validation figures of the best epoch as they are logged: ``best/top1``, and ``best/epoch``."""
-    logged = {key: value for key, value in of_curves(metrics).items() if key.startswith("val/")}
-    figures = {key.replace("val/", "best/"): value for key, value in logged.items() if "/plain_" not in key}
-    return {**figures, BEST_EPOCH: float(epoch)}
+    """The validation figures of the best epoch as they are logged: ``best_val_top1``, and ``best_epoch``."""
+    judged = (key for key in metrics if key.startswith("val_") and key not in _UNLOGGED and "_plain_" not in key)
+    return {**{f"best_{key}": metrics[key] for key in judged}, BEST_EPOCH: float(epoch)}
 
 
 def of_trial(value: float, epoch: int | None) -> dict[str, float]:
@@ -47,13 +45,13 @@ def of_trial(value: float, epoch: int | None) -> dict[str, float]:
 
 
 def of_study(best_value: float, counts: Mapping[str, int]) -> dict[str, float]:
-    """What a study has found as it is logged: the best ``objective``, and ``trials/pruned`` and the like."""
-    return {OBJECTIVE: best_value, **{f"trials/{key}": float(count) for key, count in counts.items()}}
+    """What a study has found as it is logged: the best ``objective``, and ``trials_pruned`` and the like."""
+    return {OBJECTIVE: best_value, **{f"trials_{key}": float(count) for key, count in counts.items()}}
 
 
 def of_test(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The evidence's figures as they are logged: ``test/top1``."""
-    return {f"test/{key}": value for key, value in metrics.items()}
+    """The evidence's figures as they are logged: ``test_top1``."""
+    return {f"test_{key}": value for key, value in metrics.items()}
 
 
 def run_name(config: ExperimentConfig) -> str:

@@ -249,8 +249,9 @@ def _say_where(run: Run) -> None:
     """MLproject cannot name an experiment, and whoever started `mlflow run` waits for the run that it has shown."""
     if run.info.experiment_id == _DEFAULT_EXPERIMENT:
         _log.warning(
-            "mlflow run has put this run into the experiment Default, where no other run of PillSnap is. To have it "
-            "beside them: mlflow run --experiment-name %s … (or MLFLOW_EXPERIMENT_NAME=%s)", EXPERIMENT, EXPERIMENT,
+            "mlflow run has put this run into the experiment Default, apart from those of pillsnap run and tune. To "
+            "have it beside them: mlflow run --experiment-name %s … (or MLFLOW_EXPERIMENT_NAME=%s)",
+            EXPERIMENT, EXPERIMENT,
         )  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def test_evaluate_and_gate_log_to_the_run_that_mlflow_opened(
     status, _, err = call("evaluate", prepared / "bundle.onnx", *evaluation)
     assert status == 0, err
     run = store.get_run(measured.info.run_id)
-    assert (run.info.status, run.info.run_name, run.data.metrics["test/top1"]) == ("FINISHED", "evaluate bundle", 1.0)
+    assert (run.info.status, run.info.run_name, run.data.metrics["test_top1"]) == ("FINISHED", "evaluate bundle", 1.0)
     assert {"evaluation/evidence.json", "evaluation/report.html"} <= {
         entry.path for entry in store.list_artifacts(run.info.run_id, "evaluation")
     }

@@ -319,7 +319,7 @@ def test_an_interrupted_training_goes_on_and_is_whole(
     for key, steps in {"val/top1": 4, "train/loss": 4, "train/step_loss": 12, "train/step_lr": 12}.items():
         points = store.get_metric_history(run_id, key)
         assert Counter(point.step for point in points) == Counter(range(1, steps + 1)), key
-    assert run.data.metrics["best/epoch"] >= 1
+    assert run.data.metrics["best_epoch"] >= 1
 
 
 def test_a_new_run_gets_the_figures_of_the_epochs_that_the_forgotten_one_had(

@@ -29,7 +29,7 @@ def test_fine_tuning_from_a_run(call: Call, store: MlflowClient, prepared: Path,
     assert first.data.tags["weights.source"] == "random"
     assert "weights.sha256" not in first.data.tags
     [checkpoint] = (tmp_path / "runs" / first.info.run_id / "checkpoints").glob(
-        f"best-{int(first.data.metrics['best/epoch']):03d}.pt"
+        f"best-{int(first.data.metrics['best_epoch']):03d}.pt"
     )
     start = ["--set", "model.pretrained=true", "--set", f"model.weights=runs:/{first.info.run_id}"]
     status, _, err = call(*arguments, *start, "--set", "training.freeze_epochs=1", "--set", "training.layer_decay=0.8")

@@ -78,7 +78,7 @@ def test_what_the_demo_left_in_mlflow(journey: tuple[int, str], site: Any, tmp_p
     params, metrics, tags = training.data.params, training.data.metrics, training.data.tags
     assert params["data"] == str(manifest.root), "of mlflow run"
     assert (params["cfg.name"], params["cfg.training.epochs"], params["cfg.seed"]) == ("tiny", "2", "0")
-    assert {"train/loss", "val/top1", "val/real_top1", "best/top1", "best/epoch", "test/top1"} <= set(metrics)
+    assert {"train/loss", "val/top1", "val/real_top1", "best_val_top1", "best_epoch", "test_top1"} <= set(metrics)
     history = store.get_metric_history(training.info.run_id, "val/top1")
     assert sorted(metric.step for metric in history) == [1, 2]
     assert tags["manifest_hash"] == manifest.hash
@@ -231,7 +231,7 @@ def test_export_evaluate_and_gate_as_entry_points(journey: tuple[int, str], site
         [found[entry]] = [run for run in elsewhere(site.store) if run.info.run_id not in before]
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     assert found["export"].data.tags[MODEL_URI_TAG].startswith("models:/m-")
-    assert "test/top1" in found["evaluate"].data.metrics
+    assert "test_top1" in found["evaluate"].data.metrics
     assert found["gate"].data.tags["gate.verdict"] == "PROMOTE"
     assert Decision.load(out / "decision.json").verdict == Verdict.PROMOTE
 

@@ -93,4 +93,4 @@ def test_sigterm_then_status_then_another(place: SimpleNamespace) -> None:
         and run.data.params["cfg.name"] == "tiny"
         and f"{place.folder}" in run.inputs.dataset_inputs[0].dataset.source
     ]
-    assert (same.info.status, same.data.metrics["trials/complete"]) == ("FINISHED", 2)
+    assert (same.info.status, same.data.metrics["trials_complete"]) == ("FINISHED", 2)

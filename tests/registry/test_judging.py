@@ -131,7 +131,7 @@ def test_a_run_that_praises_itself(store: MlflowClient, candidate: Candidate, ga
     """Its own evidence, metrics and tags say 99 %: none of that is looked at."""
     version = candidate(wrong=5)
     entry = store.get_model_version("pills", version)
-    store.log_metric(entry.run_id, "test/top1", 0.99)
+    store.log_metric(entry.run_id, "test_top1", 0.99)
     store.set_tag(entry.run_id, "gate.verdict", "PROMOTE")
     store.log_text(entry.run_id, json.dumps({"top1": 0.99}), "evaluation/evidence.json")
     assert gate.judge(version).verdict == Verdict.REJECT

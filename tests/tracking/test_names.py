@@ -22,8 +22,8 @@ def test_metrics_stand_in_sections() -> None:
     }
     steps = {"step_loss": 1.5, "step_lr": 0.1, "step_images_per_s": 80.0}
     assert of_curves(steps) == {"train/step_loss": 1.5, "train/step_lr": 0.1}
-    assert of_best(EPOCH, 2) == {"best/loss": 0.3, "best/real_top1": 0.8, "best/epoch": 2}
-    assert of_test({"top1": 0.9, "latency_p95_ms": 3.0}) == {"test/top1": 0.9, "test/latency_p95_ms": 3.0}
+    assert of_best(EPOCH, 2) == {"best_val_loss": 0.3, "best_val_real_top1": 0.8, "best_epoch": 2}
+    assert of_test({"top1": 0.9, "latency_p95_ms": 3.0}) == {"test_top1": 0.9, "test_latency_p95_ms": 3.0}
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_a_real_trial(run: Runs, tiny: ExperimentConfig, store: MlflowClient, tm
     assert ExperimentConfig.load(find_artifact(child.info.run_id, experiment, tmp_path)).training.epochs == 1
     assert child.data.metrics["val/real_top1"] == pytest.approx(trial.value)
     assert child.data.metrics["objective"] == pytest.approx(trial.value)
-    assert child.data.metrics["best/epoch"] == 1
+    assert child.data.metrics["best_epoch"] == 1
     assert child.info.run_id == trial.user_attrs[RUN_ID]
     assert not list((tmp_path / "trials").glob("trial-*")), "the checkpoints are deleted"
 

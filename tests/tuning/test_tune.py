@@ -73,7 +73,7 @@ def test_a_study_of_real_trainings(run: Study, tiny: ExperimentConfig, tmp_path:
     assert again.completed == 3
     [same], nested = runs_of(store)
     assert (same.info.run_id, same.info.status, len(nested)) == (parent.info.run_id, "FINISHED", 3)
-    assert same.data.metrics["trials/complete"] == 3
+    assert same.data.metrics["trials_complete"] == 3
 
 
 def test_the_pictures(run: Study, tiny: ExperimentConfig, store: MlflowClient, toy_job: Any, tmp_path: Path) -> None:

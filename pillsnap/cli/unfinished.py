@@ -83,6 +83,7 @@ def resumable_run(
         StoreError: the tracking store cannot be reached.
         DataError: the workspace cannot be written.
     """
+    from pillsnap.tracking.names import run_name
     from pillsnap.tracking.resuming import find_run, pointing_at, warn_of_other_code
     from pillsnap.tracking.run import tracked_run
     from pillsnap.training.state import material_config
@@ -97,7 +98,7 @@ def resumable_run(
             warn_of_other_code(known)
             stack.enter_context(pointing_at(known))
         resume = known.info.run_id if known is not None else ""
-        opened = tracked_run(f"{command} {config.name}", experiment=experiment, workspace=workspace, resume=resume)
+        opened = tracked_run(run_name(config), experiment=experiment, workspace=workspace, resume=resume)
         with opened as tracked:
             folder = runs / tracked.run_id
             folder.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from pillsnap.core.code_version import CodeVersion
@@ -23,6 +24,7 @@ from pillsnap.core.files import canonical_json
 from pillsnap.core.passwords import hide_passwords
 from pillsnap.core.yaml_mapping import flatten
 from pillsnap.tracking.delivery import ENDED_BECAUSE_TAG
+from pillsnap.tracking.names import EXPERIMENT
 from pillsnap.tracking.outbox import OUTBOX, Outbox
 from pillsnap.tracking.resuming import RUN_OF_MLFLOW, check_unused, end_run, run_of_mlflow
 from pillsnap.tracking.store import connect, ensure_experiment, first_line, store_errors, tracking_uri
@@ -37,6 +39,8 @@ PARAM_PREFIX = "cfg."
 RUNS = "runs"
 """The folder of a workspace that holds one folder a run."""
 _EVENTS = "tensorboard"
+_DEFAULT_EXPERIMENT = "0"
+"""MLflow's id of "Default"."""
 _MAX_PARAM = 500
 _WAIT_FOR_OUTBOX_S = 30.0
 
@@ -74,9 +78,9 @@ class TrackedRun:
         self._events = None if workspace is None else _open_events(self.folder / _EVENTS, earlier)
         self._outbox.start()
 
-    def log_config(self, config: Mapping[str, Any]) -> None:
-        """Every value of a nested configuration as a parameter, under ``cfg.``."""
-        values = {PARAM_PREFIX + key: _text(value) for key, value in flatten(dict(config)).items()}
+    def log_config(self, config: Mapping[str, Any], prefix: str = PARAM_PREFIX) -> None:
+        """Every value of a nested configuration as a parameter, under ``cfg.`` or another prefix."""
+        values = {prefix + key: _text(value) for key, value in flatten(dict(config)).items()}
         self._outbox.post({"kind": "params", "values": self._new_params(values)})
 
     def _new_params(self, values: dict[str, str]) -> dict[str, str]:
@@ -215,6 +219,7 @@ def tracked_run(
         elif attached is not None:
             run = attached
             client.update_run(run.info.run_id, name=name)
+            _say_where(run)
         else:
             experiment_id = parent.experiment_id if parent else ensure_experiment(client, experiment)
             tags = {"mlflow.parentRunId": parent.run_id} if parent else {}
@@ -238,6 +243,16 @@ def tracked_run(
         tracked.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", error)
         raise
     tracked.end("FINISHED")
+
+
+def _say_where(run: Run) -> None:
+    """MLproject cannot name an experiment, and whoever started `mlflow run` waits for the run that it has shown."""
+    if run.info.experiment_id == _DEFAULT_EXPERIMENT:
+        _log.warning(
+            "mlflow run has put this run into the experiment Default, apart from those of pillsnap run and tune. To "
+            "have it beside them: mlflow run --experiment-name %s … (or MLFLOW_EXPERIMENT_NAME=%s)",
+            EXPERIMENT, EXPERIMENT,
+        )  # fmt: skip
 
 
 def _open_events(folder: Path, earlier: Iterable[Point]) -> EventFiles:

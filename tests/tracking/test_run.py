@@ -27,7 +27,7 @@ from pillsnap.tracking.fetching import find_artifact
 from pillsnap.tracking.journal import Journal
 from pillsnap.tracking.resuming import ending_the_run_of_mlflow, pointing_at
 from pillsnap.tracking.run import tracked_run
-from pillsnap.tracking.store import experiment_name
+from pillsnap.tracking.store import ensure_experiment, experiment_name
 from pillsnap.tracking.sync import sync_run
 
 
@@ -118,11 +118,35 @@ def test_a_workspace_that_cannot_be_written_ends_the_run(
     assert run.data.tags["ended_because"].startswith("NotADirectoryError")
 
 
-def test_the_experiment_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    assert experiment_name("pillsnap") == "pillsnap"
+def test_the_experiment_of_the_environment(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for variable in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(variable, raising=False)
+    assert experiment_name() == "pillsnap"
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ours")
-    assert experiment_name("pillsnap") == "ours"
+    assert experiment_name() == "ours"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.create_experiment("theirs"))
+    assert experiment_name() == "theirs", "as mlflow run, which sets it"
+    assert "(theirs) is taken, not MLFLOW_EXPERIMENT_NAME=ours" in caplog.text
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "4711")
+    with pytest.raises(StoreError, match=r"MLFLOW_EXPERIMENT_ID=4711: .*No Experiment with id=4711"):
+        experiment_name()
+
+
+@pytest.mark.parametrize(("experiment", "said"), [("Default", True), ("elsewhere", False)])
+def test_a_run_of_mlflow_in_the_experiment_default_says_so(
+    store: MlflowClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    experiment: str,
+    said: bool,
+) -> None:
+    opened = store.create_run(ensure_experiment(store, experiment))
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
+    with tracked_run("attached", experiment="exp") as tracked:
+        assert tracked.run_id == opened.info.run_id, "whoever started mlflow run looks for it there"
+    assert ("mlflow run --experiment-name pillsnap" in caplog.text) is said
 
 
 def test_every_value_of_the_experiment_is_a_parameter(store: MlflowClient) -> None:

@@ -304,7 +304,7 @@ def evaluate_step(run: TrackedRun, bundle: Path, manifest: Manifest, workspace: 
         )
     folder = write_report(result, manifest, run_folder(workspace, run) / EVALUATION_FOLDER)
     run.log_folder(folder, EVALUATION_FOLDER)
-    run.log_metrics({f"test_{name}": metric.value for name, metric in result.evidence.metrics.items()})
+    run.log_test_metrics({f"test_{name}": metric.value for name, metric in result.evidence.metrics.items()}, manifest)
     click.echo(figures_table(result.evidence))
     for note in result.evidence.notes:
         click.echo(f"note: {note}")
@@ -316,6 +316,7 @@ def gate_step(run: TrackedRun, bundle: Path, evaluation: Path, manifest: Manifes
     from pillsnap.core.evidence import EVIDENCE_FILE, Evidence
     from pillsnap.core.files import sha256_file
     from pillsnap.gate.decision import decide
+    from pillsnap.registry.rules import DECISION_TAG, REASONS_TAG
 
     decision = decide(
         Evidence.load(evaluation / EVIDENCE_FILE),
@@ -328,8 +329,8 @@ def gate_step(run: TrackedRun, bundle: Path, evaluation: Path, manifest: Manifes
     run.log_text(decision.markdown(), "gate/decision.md")
     run.set_tags(
         {
-            "gate.verdict": str(decision.verdict),
-            "gate.reasons": "; ".join(decision.reasons)[:5000],
+            DECISION_TAG: str(decision.verdict),
+            REASONS_TAG: "; ".join(decision.reasons)[:5000],
             "mlflow.note.content": decision.markdown(),  # the run's description in the UI
         }
     )

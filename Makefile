@@ -40,6 +40,7 @@ format: $(STAMP)
 
 ui: export MLFLOW_DISABLE_TELEMETRY ?= true
 ui: $(STAMP)
+	@echo 'MLflow: http://127.0.0.1:$(PORT)/#/?workflowType=machine_learning   (runs and models: the view "Model training")'
 	$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --registry-store-uri gated+sqlite:///mlflow.db \
 		--host 127.0.0.1 --port $(PORT)
 

@@ -21,6 +21,8 @@ _TRIAL_DRUGS = 1.6
 _TRIAL_SHARE = 0.1
 """Of all pictures: the experiment file's."""
 _PHOTOS = 3
+_UI = "http://127.0.0.1:5000"
+"""Where `make ui` shows a store that is no server."""
 _RENDER = "Render the synthetic pills"
 _PREPARE = "Prepare the data set: links, 3:7 mix, split by capture group"
 _TUNE = "Tune learning rate, dropout and mixup"
@@ -112,7 +114,7 @@ def demo(
             for line in lacking:
                 click.echo(f"  - {line}")
             steps.run(_IDENTIFY_FILE, "identify", *photos, "--bundle", str(folder / "pillsnap.onnx"))
-    _summary(folder, steps.costs, promoted, time.monotonic() - started)
+    _summary(folder, steps.costs, promoted, version, time.monotonic() - started)
     if not promoted and not lacking:
         raise PillSnapError("the gate refused the candidate; the reasons stand above")
 
@@ -146,7 +148,10 @@ def _lacking_test_images(data: Path) -> list[str]:
     return [f"{have} {what}, {want} needed" for what, (have, want) in found.items() if have < want]
 
 
-def _summary(folder: Path, costs: list[Any], promoted: bool, seconds: float) -> None:
+def _summary(folder: Path, costs: list[Any], promoted: bool, version: str, seconds: float) -> None:
+    from pillsnap.tracking.store import tracking_uri
+    from pillsnap.tracking.ui_links import start_page, version_page
+
     decision: dict[str, Any] = json.loads((folder / "decision.json").read_text(encoding="utf-8"))
     click.secho("\n── The journey in figures", bold=True)
     click.echo("   time   processor")
@@ -157,6 +162,9 @@ def _summary(folder: Path, costs: list[Any], promoted: bool, seconds: float) -> 
         click.echo(f"  {check['metric']:18s} {check['shown'][0]:>12s}   target {check['shown'][2]}")
     click.secho(f"\n  verdict: {decision['verdict']}{', promoted to champion' if promoted else ''}", bold=True)
     click.echo(f"  pictures and report: {folder / 'evaluation' / 'report.html'}")
-    click.echo("  everything in MLflow: make ui")
+    server = tracking_uri() if tracking_uri().startswith("http") else _UI
+    first = "" if server != _UI else "make ui, then "
+    click.echo(f"  everything in MLflow: {first}{start_page(server)}")
+    click.echo(f"  the model's version: {version_page(MODEL, version, server)}")
     if promoted:
         click.echo("  a page that answers photos: pillsnap serve, then http://127.0.0.1:8000")

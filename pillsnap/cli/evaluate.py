@@ -57,7 +57,7 @@ def evaluate(
             )
         write_report(result, manifest, out)
         if run is not None:
-            journey.log_evaluation(run, result.evidence, out)
+            journey.log_evaluation(run, result.evidence, manifest, out)
     click.echo(figures_table(result.evidence))
     for note in result.evidence.notes:
         click.echo(f"note: {note}")

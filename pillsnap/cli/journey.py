@@ -309,19 +309,19 @@ def evaluate_step(run: TrackedRun, bundle: Path, manifest: Manifest, workspace: 
             progress=lambda done, total: progress("test images", done, total),
         )
     folder = write_report(result, manifest, run_folder(workspace, run) / EVALUATION_FOLDER)
-    log_evaluation(run, result.evidence, folder)
+    log_evaluation(run, result.evidence, manifest, folder)
     click.echo(figures_table(result.evidence))
     for note in result.evidence.notes:
         click.echo(f"note: {note}")
     return folder
 
 
-def log_evaluation(run: TrackedRun, evidence: Evidence, folder: Path) -> None:
+def log_evaluation(run: TrackedRun, evidence: Evidence, manifest: Manifest, folder: Path) -> None:
     """Evidence, report and pictures, and the figures of the test split."""
     from pillsnap.core.evidence import EVALUATION_FOLDER
 
     run.log_folder(folder, EVALUATION_FOLDER)
-    run.log_metrics(of_test({name: metric.value for name, metric in evidence.metrics.items()}))
+    run.log_test_metrics(of_test(evidence.metrics), manifest)
 
 
 def gate_step(run: TrackedRun, bundle: Path, evaluation: Path, manifest: Manifest, policy: Policy) -> Decision:
@@ -343,12 +343,14 @@ def gate_step(run: TrackedRun, bundle: Path, evaluation: Path, manifest: Manifes
 
 def log_decision(run: TrackedRun, decision: Decision) -> None:
     """The decision, as the run's description too."""
+    from pillsnap.registry.rules import DECISION_TAG, REASONS_TAG
+
     run.log_text(json_text(decision.model_dump(mode="json")), "gate/decision.json")
     run.log_text(decision.markdown(), "gate/decision.md")
     run.set_tags(
         {
-            "gate.verdict": str(decision.verdict),
-            "gate.reasons": "; ".join(decision.reasons)[:5000],
+            DECISION_TAG: str(decision.verdict),
+            REASONS_TAG: "; ".join(decision.reasons)[:5000],
             "mlflow.note.content": decision.markdown(),  # the run's description in the UI
         }
     )

@@ -61,6 +61,7 @@ def register(run_id: str | None, bundle: Path | None, name: str) -> None:
         raise click.UsageError("give either RUN_ID or --bundle FILE")
     entry = make_version(run_id, name) if run_id is not None else register_bundle(bundle or Path(), name)
     click.echo(f"registered: {name} version {entry.version}")
+    _say_page(name, entry.version)
     say_next("registry", "submit", entry.version, "--name", name, note="the gate service judges it")
     click.echo(f"  or: pillsnap registry judge {entry.version} --name {name} --manifest FOLDER   (with the gate's key)")
 
@@ -74,6 +75,7 @@ def submit(version: str, name: str) -> None:
 
     entry = mark(name, version)
     click.echo(f"{name} version {entry.version} is a candidate; see: pillsnap registry status --name {name}")
+    _say_page(name, entry.version)
 
 
 @registry.command()
@@ -109,6 +111,7 @@ def judge(version: str, name: str, manifest_dir: Path, key_file: Path | None, ag
         click.echo(f"{figure:<20}{value}")
     click.echo(f"judged: {name} version {statement.model_version}, verdict {statement.verdict}")
     click.echo(f"evidence and report: run {statement.evidence_run_id}")
+    _say_page(name, statement.model_version)
     if statement.verdict != Verdict.PROMOTE:
         reasons = "".join(f"\n  - {reason}" for reason in statement.reasons)
         raise GateRefusedError(f"the gate says {statement.verdict}:{reasons}")
@@ -127,6 +130,7 @@ def promote(version: str, name: str, alias: str) -> None:
 
     statement = set_alias(name, version, alias)
     click.echo(f"{name} version {statement.model_version} is {alias} now ({statement.verdict})")
+    _say_page(name, statement.model_version)
 
 
 @registry.command()
@@ -145,13 +149,16 @@ def rollback(version: str | None, name: str) -> None:
 def status(name: str) -> None:
     """List the versions with what the gate has signed of them and their aliases, the newest first."""
     from pillsnap.gate.trust import TrustRoot
-    from pillsnap.registry.promotion import describe_word
+    from pillsnap.registry.promotion import describe_word, waiting_for_service
     from pillsnap.registry.versions import list_versions
 
     ring = TrustRoot.find().ring()
-    for entry, aliases in list_versions(name):
+    versions = list_versions(name)
+    for entry, aliases in versions:
         alias = f" [{', '.join(aliases)}]" if aliases else ""
         click.echo(f"{name} version {entry.version}{alias}: {describe_word(entry, ring)}")
+    if missing := waiting_for_service(entry for entry, _ in versions):
+        click.echo(missing)
 
 
 @registry.command()
@@ -166,3 +173,12 @@ def diff(first: str, second: str, name: str) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _say_page(name: str, version: object) -> None:
+    """The version's page, where the store is a server."""
+    from pillsnap.tracking.store import registry_uri, tracking_uri
+    from pillsnap.tracking.ui_links import version_page
+
+    if page := version_page(name, str(version), registry_uri(tracking_uri())):
+        click.echo(f"page: {page}")

@@ -52,6 +52,7 @@ def server(
     """Run MLflow with the gated registry, logins and roles. Secrets are made at the first start and never shown."""
     from pillsnap.gate.trust import TrustRoot
     from pillsnap.registry.server import ADMIN, Home, ServerSettings, check, is_local, run
+    from pillsnap.tracking.ui_links import start_page
 
     home = Home(home_dir)
     settings = ServerSettings(
@@ -67,7 +68,8 @@ def server(
     )
     check_free(host, port)
     check(settings)
-    click.echo(f"registry: {web_address(host, port)}  (policy, keys and roles: {settings.trust.folder})")
+    click.echo(f"registry: {start_page(web_address(host, port))}")
+    click.echo(f"policy, keys and roles: {settings.trust.folder}")
     click.echo(f"the password of {ADMIN}: {home.password_file(ADMIN)}")
     if not is_local(host):
         click.echo("note: MLflow itself speaks plain HTTP: put a proxy with TLS before it, or passwords can be read")

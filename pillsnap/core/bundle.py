@@ -38,6 +38,12 @@ first layer at most ``MOST_OVER_MEDIAN`` times the median image's; between perce
 least entropy."""
 EngineName = Literal["onnxruntime", "openvino", "openvino-bf16"]
 """What computes the graph; OpenVINO in float32 or with its bf16 hint."""
+ENGINE_NAMES: dict[EngineName, str] = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "openvino-bf16": "OpenVINO in bf16",
+}
+"""As people read them."""
 _KEY = "pillsnap"
 _PREFIX = "pillsnap."
 
@@ -157,6 +163,21 @@ class BundleMetadata(BaseModel):
     def retired_indices(self) -> tuple[int, ...]:
         """Indices that are never answered."""
         return tuple(index for index, entry in enumerate(self.classes) if entry.retired)
+
+    @property
+    def numbers_and_engine(self) -> str:
+        """``8 bits, OpenVINO``: what its weights are, and what computes it, for people."""
+        return f"{'8 bits' if self.precision == 'int8' else 'float'}, {ENGINE_NAMES[self.engine]}"
+
+    def main_facts(self) -> dict[str, str | int]:
+        """What tells two bundles apart at a glance, each a parameter of the runs that hold or measure it."""
+        return {
+            "backbone": self.provenance.backbone,
+            "pixels": self.preprocessing.target_size,
+            "classes": len(self.classes) - len(self.retired_indices),
+            "precision": self.precision,
+            "engine": self.engine,
+        }
 
     def to_props(self) -> dict[str, str]:
         """ONNX ``metadata_props``: the whole under one key, and readable copies of the main facts."""

@@ -7,30 +7,56 @@ page shows it and does nothing else. After Mitchell et al., "Model Cards for Mod
 from __future__ import annotations
 
 import html
+import re
 
-from pillsnap.core.bundle import BundleMetadata
+from pillsnap.core.bundle import ENGINE_NAMES, BundleMetadata
 from pillsnap.core.evidence import Evidence, Metric
 from pillsnap.evaluation.metrics import SHARE_NAMES, interval_of
-from pillsnap.gate.decision import Decision
+from pillsnap.gate.decision import Decision, Status
 
 LONGEST = 5000
 """Characters of a version's description that MLflow's page shows."""
 
 
+def headline(evidence: Evidence, metadata: BundleMetadata, decision: Decision, champion: str = "") -> str:
+    """All that counts in one line of plain text: ``PROMOTE · top-1 86.9 % (≥ 85) · real 84.3 % (≥ 80) · 4.8 ms …``.
+
+    ``champion``: the version that it was compared with.
+    """
+    checks = {check.metric: check for check in decision.checks}
+    parts = [str(decision.verdict)]
+    for metric, word in (("top1", "top-1 "), ("real_top1", "real "), ("latency_p95_ms", ""), ("size_mb", "")):
+        check = checks[metric]
+        asked = f" ({check.shown[2].removesuffix(' %')})" if word or check.status != Status.PASS else ""
+        parts.append(f"{word}{check.shown[0]}{asked}")
+    parts.append(metadata.numbers_and_engine)
+    if evidence.comparison is not None and champion and "top1" in evidence.comparison.metrics:
+        parts.append(f"{evidence.comparison.metrics['top1'].difference * 100:+.1f} against v{champion}")
+    return " · ".join(parts)
+
+
 def model_card(
-    evidence: Evidence, metadata: BundleMetadata, decision: Decision | None, *, name: str = "", version: str = ""
+    evidence: Evidence,
+    metadata: BundleMetadata,
+    decision: Decision | None,
+    *,
+    name: str = "",
+    version: str = "",
+    champion: str = "",
 ) -> str:
-    """The card as Markdown, at most `LONGEST` characters."""
+    """The card as Markdown, at most `LONGEST` characters; the first line is plain text (`headline`).
+
+    ``champion``: the version that it was compared with.
+    """
+    size = metadata.preprocessing.target_size
     parts = [
-        f"# {plain(name)} version {plain(version)}".rstrip() if name else "",
-        f"**Gate: {decision.verdict}**" if decision else "",
+        headline(evidence, metadata, decision, champion) if decision else "",
         "".join(f"- {plain(reason)}\n" for reason in decision.reasons[:8]).rstrip() if decision else "",
-        _what(evidence, metadata),
-        _figures(evidence, decision),
+        _what(evidence, metadata, f"**{plain(name)} version {plain(version)}** names" if name else "Names"),
+        _figures(evidence, decision, champion),
         _limits(evidence),
-        "**How to use:** `pillsnap identify PHOTO` answers with the champion; any ONNX Runtime takes uint8 images of "
-        f"N×{metadata.preprocessing.target_size}×{metadata.preprocessing.target_size}×3 (RGB, preprocessed as the "
-        "file's metadata say) and gives `probabilities`.",
+        f"**How to use:** `pillsnap identify PHOTO` answers with the champion. {_engine(metadata)} takes uint8 images "
+        f"of N×{size}×{size}×3 (RGB, preprocessed as the file's metadata say) and gives `probabilities`.",
         _origin(evidence, metadata, decision),
     ]
     card = "\n\n".join(part for part in parts if part) + "\n"
@@ -43,55 +69,66 @@ def plain(text: str) -> str:
     return html.escape(escaped, quote=False)
 
 
-def _what(evidence: Evidence, metadata: BundleMetadata) -> str:
+def _what(evidence: Evidence, metadata: BundleMetadata, names: str) -> str:
     used = sum(not entry.retired for entry in metadata.classes)
     real = evidence.metrics["real_top1"].images if "real_top1" in evidence.metrics else 0
     images = sum(result.images for result in evidence.classes)
     provenance = metadata.provenance
     known = {provenance.manifest_hash, *provenance.also_learned_from} == {evidence.manifest_hash}
     unseen = ", of sittings that the training never saw" if known else ""
+    timed = evidence.latency
     return (
-        f"Names the drug on a photo of **one** pill out of {used} drugs ({plain(metadata.provenance.backbone)}, "
-        f"{metadata.preprocessing.target_size} px). Measured on {images} test images, {real or 0} of them real photos"
-        f"{unseen}."
+        f"{names} the drug on a photo of **one** pill out of {used} drugs ({plain(metadata.provenance.backbone)}, "
+        f"{metadata.preprocessing.target_size} px, {metadata.numbers_and_engine}). Measured on {images} test images, "
+        f"{real or 0} of them real photos{unseen}; times in {timed.runs} runs on {plain(timed.hardware)}, "
+        f"{timed.threads} threads."
     )
 
 
-def _figures(evidence: Evidence, decision: Decision | None) -> str:
-    judged = decision.figures() if decision else {}  # with as many digits as it takes not to look met
-    rows = ["| | measured | 95 % interval over sittings | images |", "|---|---|---|---|"]
+def _engine(metadata: BundleMetadata) -> str:
+    if metadata.engine == "onnxruntime":
+        return "Any ONNX Runtime"
+    return f"It is measured and served in {ENGINE_NAMES[metadata.engine]}, and its figures hold there alone. It"
+
+
+def _figures(evidence: Evidence, decision: Decision | None, champion: str) -> str:
+    checks = {check.metric: check for check in decision.checks if check.value is not None} if decision else {}
+    rows = ["| | measured | target | minimum | 95 % interval over sittings | images |", "|---|---|---|---|---|---|"]
+
+    def judged(label: str, metric: str, measured: str, interval: str = "", images: object = "") -> None:
+        """With target and minimum; a decision shows as many digits as it takes not to look met."""
+        shown = checks[metric].shown if metric in checks else (measured, "", "", "")
+        rows.append(f"| {label} | **{shown[0]}** | {shown[2]} | {shown[3]} | {interval} | {images} |")
+
+    def told(label: str, measured: str, interval: str = "", images: object = "") -> None:
+        rows.append(f"| {label} | {measured} | | | {interval} | {images} |")
+
     for key, label in SHARE_NAMES.items():
         metric = evidence.metrics.get(key)
         if metric is not None:
-            shown = judged.get(key, f"{metric.value * 100:.1f} %")
-            rows.append(f"| {label} | **{shown}** | {_interval(metric)} | {metric.images} |")
+            judged(label, key, f"{metric.value * 100:.1f} %", _interval(metric), metric.images)
     timed = evidence.latency
-    where = f"{plain(timed.hardware)}, {timed.threads} threads"
-    rows.append(f"| Latency p50 / p95 | {timed.p50_ms:.1f} / **{timed.p95_ms:.1f} ms** | {where} | {timed.runs} runs |")
-    rows.append(f"| Size | {evidence.metrics['size_mb'].value:.1f} MB | | |")
+    judged("Latency, p95", "latency_p95_ms", f"{timed.p95_ms:.1f} ms", f"p50 {timed.p50_ms:.1f} ms")
+    judged("Size", "size_mb", f"{evidence.metrics['size_mb'].value:.1f} MB")
+    if evidence.comparison is not None:
+        rival = f"version {plain(champion)}" if champion else "the champion"
+        for name, paired in evidence.comparison.metrics.items():
+            label = f"{SHARE_NAMES.get(name, name)} against {rival}"
+            span = f"{paired.low * 100:+.1f} to {paired.high * 100:+.1f}"
+            judged(label, f"champion_{name}", f"{paired.difference * 100:+.1f} points", span, paired.images)
     for name, (value, metric) in evidence.worst_slices.items():
-        rows.append(
-            f"| Worst {plain(name)} ({plain(value)}) | {metric.value:.1%} | {_interval(metric)} | {metric.images} |"
-        )
+        told(f"Worst {plain(name)} ({plain(value)})", f"{metric.value:.1%}", _interval(metric), metric.images)
     if "ece" in evidence.calibration:
-        rows.append(f"| Calibration error | {evidence.calibration['ece']:.1%} | | |")
+        told("Calibration error", f"{evidence.calibration['ece']:.1%}")
     if "right_when_sure" in evidence.calibration:
         sure = f"{evidence.calibration['sure_share']:.1%} of the answers"
         below = f"under {evidence.calibration['unsure_below']:.0%} it says: not sure"
-        rows.append(f"| Right when sure | {evidence.calibration['right_when_sure']:.1%} | {sure} | {below} |")
+        told("Right when sure", f"{evidence.calibration['right_when_sure']:.1%}", sure, below)
     if "real_right_when_sure" in evidence.calibration:
         sure = f"{evidence.calibration['real_sure_share']:.1%} of the answers"
-        right = f"{evidence.calibration['real_right_when_sure']:.1%}"
-        rows.append(f"| Right when sure, real photos | **{right}** | {sure} | |")
+        told("Right when sure, real photos", f"**{evidence.calibration['real_right_when_sure']:.1%}**", sure)
     for name, agreement in evidence.agreements.items():
-        rows.append(f"| Same answer: {plain(name)} | {agreement.top1:.1%} | | {agreement.images} |")
-    if evidence.comparison is not None:
-        for name, paired in evidence.comparison.metrics.items():
-            span = f"{paired.low * 100:+.1f} to {paired.high * 100:+.1f}"
-            difference = f"{paired.difference * 100:+.1f} points"
-            rows.append(
-                f"| {SHARE_NAMES.get(name, name)} against the champion | {difference} | {span} | {paired.images} |"
-            )
+        told(f"Same answer: {plain(name)}", f"{agreement.top1:.1%}", "", agreement.images)
     return "\n".join(rows)
 
 
@@ -100,14 +137,20 @@ def _limits(evidence: Evidence) -> str:
         "**Limits.** It always answers with a drug of its list, also for a pill that is not on it. It is no medical "
         "device: a person who knows the drug decides."
     ]
+    names = {result.kcode: f"{result.kcode} {result.drug_name}" for result in evidence.classes}
+
+    def drug(kcode: str) -> str:
+        return plain(names.get(kcode, kcode))
+
     if evidence.failures:
-        shown = ", ".join(plain(kcode) for kcode in evidence.failures[:12])
+        shown = ", ".join(drug(kcode) for kcode in evidence.failures[:12])
         more = f" and {len(evidence.failures) - 12} more" if len(evidence.failures) > 12 else ""
         lines.append(f"Under 70 %: {shown}{more}.")
     if evidence.look_alikes:
-        pairs = ", ".join(f"{plain(a)} and {plain(b)} ({share:.0%})" for a, b, share in evidence.look_alikes[:5])
+        pairs = ", ".join(f"{drug(a)} and {drug(b)} ({share:.0%})" for a, b, share in evidence.look_alikes[:5])
         lines.append(f"Most often taken for each other: {pairs}.")
-    lines += [plain(note) for note in evidence.notes[:5]]
+    codes = re.compile("|".join(map(re.escape, names)) or "(?!)")
+    lines += [plain(codes.sub(lambda found: names[found[0]], note)) for note in evidence.notes[:5]]
     return "\n".join(f"- {line}" if index else f"{line}\n" for index, line in enumerate(lines))
 
 

@@ -29,14 +29,16 @@ from pillsnap.gate.admission import CHAMPION
 from pillsnap.gate.envelope import ENVELOPE_TAG, Statement
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.registry.judging import candidates, is_old, judge
-from pillsnap.registry.versions import aliased_version, find_version, statement_of
+from pillsnap.registry.version_page import SERVICE_LOOKS, WORKING, cannot_be_judged
+from pillsnap.registry.versions import aliased_version, find_version, show_service, statement_of
 from pillsnap.registry.webhooks import LARGEST, Inbox
 from pillsnap.tracking.store import connect, registry_errors
 
 _log = logging.getLogger(__name__)
-WORKING = "**The gate is measuring this version.** It answers the test images now; the verdict appears here.\n"
 FIRST_WAIT_S, LONGEST_WAIT_S = 60.0, 3600.0
 """Until a candidate that could not be judged is tried again; twice as long after each try."""
+_SHOWN_BEFORE_S = 60.0
+"""Before a judgement the registry hears that a service is there, unless it has heard it so shortly before."""
 Seen = tuple[str, ...]
 
 
@@ -58,6 +60,7 @@ class GateService:
     _settled: dict[tuple[str, str], Seen] = field(default_factory=dict)
     _waiting: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
     """Of what could not be judged: when it is tried again, and how long the wait was."""
+    _shown_s: float = -math.inf
     _away: bool = False
 
     def run(self) -> None:
@@ -87,6 +90,7 @@ class GateService:
         if self._away:
             _log.info("the registry answers again")
         self._away = False
+        self._show(client)
         found = []
         for name, version in waiting:
             if self.stop.is_set():
@@ -103,6 +107,7 @@ class GateService:
             due_s, _ = self._waiting.get((name, version), (math.inf, 0.0))
             if self._settled.get((name, version)) == seen and self.clock_s() < due_s:
                 return None
+            self._show(client, since_s=_SHOWN_BEFORE_S)
             before = entry.tags.get(ENVELOPE_TAG)
             if before is None:
                 with registry_errors():
@@ -121,6 +126,16 @@ class GateService:
         _log.info("judged: %s version %s, verdict %s", name, version, statement.verdict)
         return statement
 
+    def _show(self, client: MlflowClient, since_s: float = SERVICE_LOOKS.total_seconds()) -> None:
+        """Say in the registry that a service is there, where it was last said longer ago than this."""
+        if self.clock_s() - self._shown_s < since_s:
+            return
+        self._shown_s = self.clock_s()
+        try:
+            show_service(client)
+        except StoreError as error:
+            _log.warning("the registry does not take that a gate service is here: %s", error)
+
     def _excuse(self, client: MlflowClient, name: str, version: str, error: Exception) -> None:
         """Say why at the version; and look again after a while, or when something has changed."""
         _, before_s = self._waiting.get((name, version), (0.0, FIRST_WAIT_S / 2))
@@ -136,9 +151,8 @@ class GateService:
             entry = find_version(client, name, version)
             self._settled[name, version] = self._seen(client, entry)
             if ENVELOPE_TAG not in entry.tags:
-                text = f"**The gate cannot judge this version.**\n\n{plain(said)[:2000]}\n"
                 with registry_errors():
-                    client.update_model_version(name, version, text)
+                    client.update_model_version(name, version, cannot_be_judged(plain(said)))
         except PillSnapError as second:
             self._settled.pop((name, version), None)
             _log.warning("%s version %s: %s", name, version, second)

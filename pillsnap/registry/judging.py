@@ -6,6 +6,7 @@ for these files, this manifest, this policy and this champion is left as it is.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 import uuid
@@ -14,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mlflow.entities.model_registry import ModelVersion
@@ -33,13 +33,14 @@ from pillsnap.core.errors import (
     StoreError,
     TamperedError,
 )
-from pillsnap.core.evidence import EVALUATION_FOLDER, EVIDENCE_FILE
+from pillsnap.core.evidence import EVALUATION_FOLDER, EVIDENCE_FILE, Evidence
 from pillsnap.core.files import sha256_bytes, sha256_file
 from pillsnap.core.manifest import Manifest
 from pillsnap.evaluation.card import model_card, plain
 from pillsnap.evaluation.evidence import EvaluationResult, evaluate
+from pillsnap.evaluation.html_report import HTML_FILE
 from pillsnap.evaluation.report import write_report
-from pillsnap.gate.admission import CANDIDATE, CHAMPION, VersionFacts, facts_of
+from pillsnap.gate.admission import CHAMPION, VersionFacts, facts_of
 from pillsnap.gate.champion_check import is_missing_comparison
 from pillsnap.gate.decision import Decision, Verdict, decide, manifest_reasons
 from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, Statement, seal
@@ -47,22 +48,27 @@ from pillsnap.gate.keys import KeyRing
 from pillsnap.gate.policy import Policy
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.inference.session import PillSession
+from pillsnap.registry.rules import HISTORY_TAG, asks_for_judgement
+from pillsnap.registry.version_page import time_text
 from pillsnap.registry.versions import (
     aliased_version,
     find_version,
     former_champions,
+    pages,
     proven_files,
     statement_of,
     version_files,
 )
-from pillsnap.tracking.run import TrackedRun, tracked_run
-from pillsnap.tracking.store import first_line, registry_errors
+from pillsnap.tracking.names import of_gate
+from pillsnap.tracking.run import TEST, TrackedRun, tell_run, tracked_run
+from pillsnap.tracking.run_model import BUNDLE_PREFIX
+from pillsnap.tracking.store import first_line, registry_errors, store_errors
+from pillsnap.tracking.ui_links import artifact_link
 
+_log = logging.getLogger(__name__)
 EXPERIMENT = "pillsnap-gate"
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
-_NO = {"", "no", "false", "0"}
-"""A tag ``candidate`` with such a value asks for nothing."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +147,13 @@ def judge(
             )
             statement = _state(case, measured, before, run.run_id, report)
             envelope = seal(statement, key)
-            description = _describe(measured, statement, run)
+            description = _describe(measured, statement, run, entry.tags.get(HISTORY_TAG, ""))
+            _log_figures(run, measured, manifest, _model_id(entry))
             _keep(run, statement, envelope, description, report)
-    return _hand_in(client, entry, statement, envelope, description, case, ring)
+    handed_in = _hand_in(client, entry, statement, envelope, description, case, ring)
+    if handed_in == statement and measured.result is not None:
+        _tell_run_of(client, entry, measured.result.evidence, manifest)
+    return handed_in
 
 
 def is_old(statement: Statement, policy: Policy) -> bool:
@@ -156,12 +166,12 @@ def candidates(client: MlflowClient) -> list[tuple[str, str]]:
     """(model, version) of all versions that carry the mark, as an alias or as a tag, in order."""
     found = set()
     with registry_errors():
-        for model in _pages(client.search_registered_models):
+        for model in pages(client.search_registered_models):
             for alias, version in model.aliases.items():
-                if alias.casefold() == CANDIDATE:
+                if asks_for_judgement(alias):
                     found.add((model.name, str(version)))
-        for entry in _pages(client.search_model_versions):
-            if any(key.casefold() == CANDIDATE and value.casefold() not in _NO for key, value in entry.tags.items()):
+        for entry in pages(client.search_model_versions):
+            if any(asks_for_judgement(key, value) for key, value in entry.tags.items()):
                 found.add((entry.name, str(entry.version)))
     return sorted(found, key=lambda pair: (pair[0], int(pair[1])))
 
@@ -295,6 +305,36 @@ def _state(case: _Case, measured: _Measured, before: Statement | None, run_id: s
     )
 
 
+def _log_figures(run: TrackedRun, measured: _Measured, manifest: Manifest, model_id: str) -> None:
+    """What MLflow compares: figures, which model it was, and on which images."""
+    run.log_dataset(manifest, TEST)
+    if measured.result is None:
+        return
+    facts = measured.result.metadata.main_facts()
+    run.log_params({f"{BUNDLE_PREFIX}{key}": value for key, value in facts.items()})
+    run.log_test_metrics(of_gate(measured.result.evidence.metrics), manifest, model_id)
+
+
+def _tell_run_of(client: MlflowClient, entry: ModelVersion, evidence: Evidence, manifest: Manifest) -> None:
+    """The figures at the run that the version is from too: MLflow compares versions by their runs.
+
+    They are shown and believed by nobody; but a version may name any run, so the run must be the one of its model.
+    """
+    try:
+        with store_errors():
+            if not entry.run_id or client.get_logged_model(_model_id(entry)).source_run_id != entry.run_id:
+                return
+        tell_run(client, entry.run_id, of_gate(evidence.metrics), manifest)
+    except StoreError as error:
+        _log.warning("%s version %s: its run does not show the gate's figures: %s", entry.name, entry.version, error)
+
+
+def _model_id(entry: ModelVersion) -> str:
+    """Of the MLflow model that a version is of; empty: its files lie elsewhere."""
+    found = str(entry.source or "").removeprefix("models:/")
+    return found if found.startswith("m-") and "/" not in found else ""
+
+
 def _keep(run: TrackedRun, statement: Statement, envelope: str, description: str, report: Path | None) -> None:
     """Evidence, report, card and envelope as artifacts of the gate's run: there before the word is handed in."""
     if report is not None:
@@ -314,20 +354,25 @@ def _keep(run: TrackedRun, statement: Statement, envelope: str, description: str
         raise StoreError(f"the MLflow store does not take the evidence of {statement.model_name}; judge again later")
 
 
-def _describe(measured: _Measured, statement: Statement, run: TrackedRun) -> str:
-    """What the UI shows at the version: verdict, figures and reasons, then the model card."""
-    where = f"#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts"
-    signed = f"Signed {statement.issued_at:%Y-%m-%d %H:%M} UTC. [Evidence, report with pictures]({where})"
+def _describe(measured: _Measured, statement: Statement, run: TrackedRun, history: str) -> str:
+    """What the UI shows at the version: verdict, figures and reasons, then the model card.
+
+    ``history``: who did what with the version until now.
+    """
+    past = "; ".join((*filter(None, [plain(history)]), f"signed {time_text(statement.issued_at)}"))
     if measured.result is None:
-        return f"**Gate: {statement.verdict}**\n\n- {plain(statement.reasons[0])}\n\n{signed}\n"
+        folder = artifact_link(run.experiment_id, run.run_id, "gate")
+        return f"{statement.verdict} · {plain(statement.reasons[0])}\n\n[The gate's run]({folder}). Version {past}.\n"
+    report = artifact_link(run.experiment_id, run.run_id, f"{EVALUATION_FOLDER}/{HTML_FILE}")
     card = model_card(
         measured.result.evidence,
         measured.result.metadata,
         measured.decision,
         name=statement.model_name,
         version=statement.model_version,
+        champion=statement.champion.version if statement.champion else "",
     )
-    return f"{card}\n{signed}\n"
+    return f"{card}\n[Report with pictures]({report}), evidence beside it. Version {past}.\n"
 
 
 def _hand_in(
@@ -348,14 +393,3 @@ def _hand_in(
             return meanwhile  # another gate was faster: its word stands
         raise GateRefusedError(f"the registry does not take the gate's word: {first_line(error)}") from error
     return statement
-
-
-def _pages(search: Callable[..., Any]) -> Iterator[Any]:
-    """All pages of one of the client's searches."""
-    token = None
-    while True:
-        page = search(page_token=token) if token else search()
-        yield from page
-        token = page.token
-        if not token:
-            return

@@ -7,6 +7,8 @@ here too: a server without the gate would say yes to everything.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
@@ -20,14 +22,17 @@ from pillsnap.gate.admission import CANDIDATE, CHAMPION
 from pillsnap.gate.envelope import Statement
 from pillsnap.gate.keys import KeyRing
 from pillsnap.gate.trust import TrustRoot
+from pillsnap.registry.version_page import time_text, waiting_line
 from pillsnap.registry.versions import (
     aliased_version,
     check_alias,
     find_version,
     former_champions,
     proven_files,
+    service_seen,
     statement_of,
     trusted_statement,
+    waiting_since,
 )
 from pillsnap.tracking.fetching import find_artifact
 from pillsnap.tracking.store import connect, first_line, registry_errors
@@ -95,11 +100,18 @@ def describe_word(entry: ModelVersion, ring: KeyRing) -> str:
     except TamperedError as error:
         return f"NOT TRUSTED ({error})"
     if statement is None:
-        return "not judged"
+        asked = waiting_since(entry)
+        return "not judged" + (f", candidate since {time_text(asked.at)} by {asked.actor}" if asked else "")
     figures = ", ".join(
         f"{key} {statement.figures[key]}" for key in ("top1", "top5", "real_top1") if key in statement.figures
     )
     return f"{statement.verdict} on {statement.issued_at:%Y-%m-%d}" + (f" ({figures})" if figures else "")
+
+
+def waiting_for_service(entries: Iterable[ModelVersion]) -> str:
+    """What is to be said where versions wait and no gate service has looked since; else empty. Raises StoreError."""
+    waiting = {str(entry.version): asked for entry in entries if (asked := waiting_since(entry)) is not None}
+    return waiting_line(waiting, service_seen(connect()), datetime.now(UTC)) if waiting else ""
 
 
 def evidence_of(entry: ModelVersion, ring: KeyRing) -> tuple[Statement, Evidence]:

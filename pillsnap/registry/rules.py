@@ -12,12 +12,26 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 from pillsnap.core.errors import GateRefusedError
-from pillsnap.gate.admission import NEEDED
+from pillsnap.gate.admission import CANDIDATE, NEEDED
 from pillsnap.gate.envelope import ENVELOPE_TAG
 
 TAG_PREFIX = "gate."
+DECISION_TAG = "gate.decision"
+"""Of a version: the verdict. MLflow shows tags in the order of their names, and this one comes first."""
+FIGURES_TAG = "gate.figures"
+"""What was measured, in a line."""
+HASHES_TAG = "gate.hashes"
+"""Of bundle, manifest and policy, and the id of the decision."""
+HISTORY_TAG = "gate.history"
+"""Who did what with the version, and when (`pillsnap.registry.version_page`)."""
+REASONS_TAG = "gate.reasons"
+"""Why it is not PROMOTE; a version that is has none."""
 FORMER_CHAMPIONS_TAG = "gate.former_champions"
 """Of the registered model: JSON list of versions that were champion, the newest first."""
+SERVICE_SEEN_TAG = "gate.service_seen"
+"""Of a registered model: when the gate service looked last, by the registry's clock. One model's stands for all."""
+_NO = {"", "no", "false", "0"}
+"""A tag ``candidate`` with such a value asks for nothing."""
 STAGES = {"Production": "champion", "Staging": "challenger"}
 """A stage of MLflow 2 → the alias whose rules it follows."""
 _LOOKALIKES = str.maketrans(
@@ -98,6 +112,11 @@ METHODS: dict[str, Kind] = {
     "update_webhook": Kind.PLAIN,
 }
 """Every public method of MLflow's store. A test fails where an MLflow has another one."""
+
+
+def asks_for_judgement(name: str, value: str = "yes") -> bool:
+    """Whether an alias, or a tag with its value, is the mark ``candidate``."""
+    return name.casefold() == CANDIDATE and value.casefold() not in _NO
 
 
 def former_champions_in(tags: Mapping[str, str]) -> list[str]:

@@ -12,12 +12,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
+import sqlalchemy as sa
 from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
 from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
 from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.exceptions import MlflowException
+from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
+from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelTag
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from mlflow.store.model_registry.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore
 from sqlalchemy.orm import Session
@@ -40,12 +44,30 @@ from pillsnap.registry.actor import Role, current_actor
 from pillsnap.registry.artifacts import facts_at
 from pillsnap.registry.question import Question, refusal
 from pillsnap.registry.rules import (
+    DECISION_TAG,
+    FIGURES_TAG,
     FORMER_CHAMPIONS_TAG,
+    HASHES_TAG,
+    HISTORY_TAG,
+    REASONS_TAG,
+    SERVICE_SEEN_TAG,
     STAGES,
     TAG_PREFIX,
+    asks_for_judgement,
     check_free_tag,
     former_champions_in,
     guarded_alias,
+)
+from pillsnap.registry.version_page import (
+    ASKED,
+    JUDGED,
+    REGISTERED,
+    Event,
+    history_in,
+    time_in,
+    time_text,
+    waits,
+    with_event,
 )
 from pillsnap.tracking.store import GATED
 
@@ -88,6 +110,8 @@ class _Gate(SqlAlchemyStore):
             guarded = guarded_alias(alias)
             if guarded is None:
                 super().set_registered_model_alias(name, alias, version)
+                if asks_for_judgement(alias):
+                    self._note_question(name, version, asked.actor.name)
                 return
             asked.actor.must_be(Role.RELEASE_MANAGER, f"setting {guarded}")
             facts, _ = self._facts(name, version)
@@ -97,6 +121,7 @@ class _Gate(SqlAlchemyStore):
                 super().set_registered_model_alias(name, alias, version)
                 if guarded == CHAMPION:
                     self._remember_champion(session, name, facts.version)
+                self._note(name, version, guarded, asked.actor.name)
                 audit.append(session, asked.entry(facts, statement, alias=guarded, before=before))
 
     def delete_registered_model_alias(self, name: str, alias: str) -> None:
@@ -127,6 +152,8 @@ class _Gate(SqlAlchemyStore):
             with self._transaction() as session:
                 statement = self._admit(session, guarded, facts) if guarded and facts else None
                 moved = super().transition_model_version_stage(name, version, stage, archive_existing_versions)
+                if guarded:
+                    self._note(name, version, guarded, asked.actor.name)
                 audit.append(session, asked.entry(facts, statement, alias=str(moved.current_stage)))
                 return moved
 
@@ -137,9 +164,11 @@ class _Gate(SqlAlchemyStore):
         if tag.key == ENVELOPE_TAG:
             self._take_word(name, version, str(tag.value))
             return
-        with self._asked("tagged", name, str(version), ""):
+        with self._asked("tagged", name, str(version), "") as asked:
             check_free_tag(tag.key)
         super().set_model_version_tag(name, version, tag)
+        if asks_for_judgement(tag.key, str(tag.value)):
+            self._note_question(name, version, asked.actor.name)
 
     def delete_model_version_tag(self, name: str, version: Any, key: str) -> None:
         """Not the gate's."""
@@ -149,9 +178,13 @@ class _Gate(SqlAlchemyStore):
         super().delete_model_version_tag(name, version, key)
 
     def set_registered_model_tag(self, name: str, tag: RegisteredModelTag) -> None:
-        """Not the gate's."""
-        with self._asked("tagged", name, "", ""):
-            check_free_tag(tag.key)
+        """Not the gate's, but for its service's sign of life, which is the time of this clock whatever it says."""
+        with self._asked("tagged", name, "", "") as asked:
+            if tag.key == SERVICE_SEEN_TAG:
+                asked.actor.must_be(Role.GATE, f"writing {SERVICE_SEEN_TAG}")
+                tag = RegisteredModelTag(SERVICE_SEEN_TAG, time_text(datetime.now(UTC)))
+            else:
+                check_free_tag(tag.key)
         super().set_registered_model_tag(name, tag)
 
     def delete_registered_model_tag(self, name: str, key: str) -> None:
@@ -176,11 +209,14 @@ class _Gate(SqlAlchemyStore):
         """Without tags of the gate, and no copy of a version: MLflow's button *Promote model* makes one, which promotes
         nothing.
         """
-        with self._asked("created", name, "", ""):
+        with self._asked("created", name, "", "") as asked:
             if str(source).startswith("models:/") and "/" in str(source).removeprefix("models:/"):
                 raise GateRefusedError(_NO_COPY)
             for tag in tags or []:
                 check_free_tag(tag.key)
+        if not any(tag.key == IS_PROMPT_TAG_KEY for tag in tags or []):  # nobody judges a prompt
+            first = with_event("", REGISTERED, datetime.now(UTC), asked.actor.name)
+            tags = [*(tags or []), ModelVersionTag(HISTORY_TAG, first)]
         return super().create_model_version(name, source, run_id, tags, *args, **options)
 
     def copy_model_version(self, src_mv: Any, dst_name: str) -> Any:
@@ -245,26 +281,56 @@ class _Gate(SqlAlchemyStore):
                     )
                 if before is not None and statement.issued_at_ms <= before.issued_at_ms:
                     raise GateRefusedError(f"{name} version {version}: the envelope is older than the one that stands")
-                self._write_word(name, version, tags, statement, text)
+                self._write_word(name, version, tags, statement, text, asked.actor.name)
                 audit.append(session, asked.entry(facts, statement, alias=""))
 
-    def _write_word(self, name: str, version: Any, tags: dict[str, str], statement: Statement, text: str) -> None:
+    def _write_word(
+        self, name: str, version: Any, tags: dict[str, str], statement: Statement, text: str, actor: str
+    ) -> None:
+        hashes = {
+            "bundle": statement.bundle_sha256,
+            "manifest": statement.manifest_hash,
+            "policy": statement.policy_sha256,
+            "decision": statement.decision_id,
+        }
         readable = {
-            **{f"{TAG_PREFIX}{key}": value for key, value in statement.figures.items()},
-            f"{TAG_PREFIX}verdict": str(statement.verdict),
-            f"{TAG_PREFIX}reasons": "; ".join(statement.reasons)[:5000] or "every target is met",
-            f"{TAG_PREFIX}decision_id": statement.decision_id,
-            f"{TAG_PREFIX}issued_at": f"{statement.issued_at:%Y-%m-%d %H:%M:%S} UTC",
-            f"{TAG_PREFIX}bundle_sha256": statement.bundle_sha256,
-            f"{TAG_PREFIX}manifest_hash": statement.manifest_hash,
-            f"{TAG_PREFIX}policy_sha256": statement.policy_sha256,
+            DECISION_TAG: str(statement.verdict),
+            FIGURES_TAG: " · ".join(f"{key} {value}" for key, value in statement.figures.items()) or "none",
+            REASONS_TAG: "; ".join(statement.reasons)[:5000],
+            HASHES_TAG: " · ".join(f"{key} {value}" for key, value in hashes.items()),
+            HISTORY_TAG: with_event(tags.get(HISTORY_TAG, ""), JUDGED, statement.issued_at, actor),
             ENVELOPE_TAG: text,
         }
         for key in tags:
-            if key.startswith(TAG_PREFIX) and key not in readable:
+            if key.startswith(TAG_PREFIX) and not readable.get(key):
                 super().delete_model_version_tag(name, version, key)
         for key, value in readable.items():
-            super().set_model_version_tag(name, version, ModelVersionTag(key, value))
+            if value:
+                super().set_model_version_tag(name, version, ModelVersionTag(key, value))
+
+    # ---- what is shown of who did what
+
+    def _note(self, name: str, version: Any, what: str, actor: str) -> Event:
+        before = self.get_model_version(name, version).tags.get(HISTORY_TAG, "")
+        text = with_event(before, what, datetime.now(UTC), actor)
+        super().set_model_version_tag(name, version, ModelVersionTag(HISTORY_TAG, text))
+        return history_in(text)[what]
+
+    def _note_question(self, name: str, version: Any, actor: str) -> None:
+        """Say at a version that it waits, since when, and whether a gate service was seen. Asked twice, it waits on."""
+        with self._transaction() as session:
+            entry = self.get_model_version(name, version)
+            is_judged = ENVELOPE_TAG in entry.tags
+            if not is_judged and ASKED in history_in(entry.tags.get(HISTORY_TAG, "")):
+                return
+            asked = self._note(name, version, ASKED, actor)
+            if not is_judged:
+                text = waits(entry.description or "", asked, self._service_seen(session))
+                super().update_model_version(name, version, text)
+
+    def _service_seen(self, session: Session) -> datetime | None:
+        query: Any = sa.select(SqlRegisteredModelTag.value).where(SqlRegisteredModelTag.key == SERVICE_SEEN_TAG)
+        return max(filter(None, (time_in(text) for (text,) in session.execute(query))), default=None)
 
     def _admit(self, session: Session, alias: str, facts: VersionFacts) -> Statement:
         statement = self._word(session, facts.name, facts.version)

@@ -6,10 +6,12 @@ key has signed, and only for the very files that were downloaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -20,17 +22,14 @@ from pillsnap.core.passwords import hide_passwords
 from pillsnap.gate.admission import NEEDED, VersionFacts, check_bound, check_verdict
 from pillsnap.gate.envelope import ENVELOPE_TAG, Statement, open_envelope
 from pillsnap.gate.keys import KeyRing
-from pillsnap.registry.rules import FORMER_CHAMPIONS_TAG, former_champions_in
+from pillsnap.registry.rules import FORMER_CHAMPIONS_TAG, HISTORY_TAG, SERVICE_SEEN_TAG, former_champions_in
+from pillsnap.registry.version_page import ASKED, Event, history_in, not_judged, time_in, time_text
 from pillsnap.tracking.fetching import MODEL_URI_TAG, fetched_model, model_digests
 from pillsnap.tracking.store import GATED, connect, registry_errors, registry_uri, store_errors, tracking_uri
 
 ALIASES = tuple(NEEDED)
 BUNDLES = "pillsnap-bundles"
 """Experiment of the bundles that were registered as files."""
-_NOT_JUDGED = (
-    "**The gate has not judged this version yet.** To ask for it, give it the alias or the tag `candidate`.\n\n"
-    "What the training run itself says (run `{run_id}`), which counts for nothing here:\n\n{figures}\n"
-)
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def register(run_id: str, name: str) -> ModelVersion:
             name,
             model_uri,
             run_id=run_id,
-            description=_NOT_JUDGED.format(run_id=run_id, figures=claims),
+            description=not_judged(run_id, claims),
             model_id=model_uri.removeprefix("models:/"),  # a server with logins asks whose files these are
         )
 
@@ -81,19 +80,24 @@ def register_bundle(bundle: Path, name: str) -> ModelVersion:
     # here, because a server that only follows versions makes none, and has not what it takes
     from pillsnap.tracking.models import load_bundle
     from pillsnap.tracking.run import tracked_run
-    from pillsnap.tracking.run_model import log_bundle
+    from pillsnap.tracking.run_model import BUNDLE_PREFIX, log_bundle
 
     check_name(name)
     metadata = load_bundle(bundle)[1]
     with tracked_run(f"bundle {bundle.stem}", experiment=BUNDLES) as run:
         run.set_tags(
             {
-                "pillsnap.engine": metadata.engine,
-                "pillsnap.precision": metadata.precision,
                 "pillsnap.source_sha256": metadata.source_sha256 or "",
                 "pillsnap.training_run": metadata.provenance.run_id,
             }
         )
+        parity, source = metadata.parity, metadata.source_parity
+        claims = {
+            "size_mb": bundle.stat().st_size / 1e6,
+            "agrees_with_pytorch": None if parity is None else parity.top1_agreement,
+            "agrees_with_source": None if source is None else source.top1_agreement,
+        }
+        run.log_metrics({f"{BUNDLE_PREFIX}{key}": value for key, value in claims.items() if value is not None})
         if log_bundle(run, bundle) is None:
             raise StoreError(f"the MLflow store went away while {bundle} was sent; say it again when it answers")
     return register(run.run_id, name)
@@ -210,6 +214,25 @@ def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     return sorted(versions, key=lambda entry: -int(entry.version))
 
 
+def service_seen(client: MlflowClient) -> datetime | None:
+    """When a gate service looked last; None: never, or in another registry. Raises StoreError."""
+    with registry_errors():
+        found = [time_in(model.tags.get(SERVICE_SEEN_TAG, "")) for model in pages(client.search_registered_models)]
+    return max(filter(None, found), default=None)
+
+
+def show_service(client: MlflowClient) -> None:
+    """Leave a sign that a gate service is there, at one model: it stands for all. Raises StoreError."""
+    with registry_errors():
+        for model in client.search_registered_models(max_results=1):
+            client.set_registered_model_tag(model.name, SERVICE_SEEN_TAG, time_text(datetime.now(UTC)))
+
+
+def waiting_since(entry: ModelVersion) -> Event | None:
+    """Who asked for a judgement of a version that has none, and when; None: nobody, or it is judged."""
+    return None if ENVELOPE_TAG in entry.tags else history_in(entry.tags.get(HISTORY_TAG, "")).get(ASKED)
+
+
 def former_champions(client: MlflowClient, name: str) -> list[str]:
     """Versions that were champion, the newest first. Raises StoreError."""
     with registry_errors():
@@ -241,3 +264,14 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+
+
+def pages(search: Callable[..., Any]) -> Iterator[Any]:
+    """What one of the client's searches finds, page by page."""
+    token = None
+    while True:
+        page = search(page_token=token) if token else search()
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import BundleError, DataError, StoreError
+from pillsnap.tracking.fetching import MODEL_URI_TAG
 from pillsnap.tracking.journal import Entry
 
 ENDED_BECAUSE_TAG = "ended_because"
@@ -85,6 +86,26 @@ def _metrics(client: MlflowClient, run_id: str, entry: Entry, outbox: Path) -> N
         client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS])
 
 
+def _model_metrics(client: MlflowClient, run_id: str, entry: Entry, outbox: Path) -> None:
+    model_id = entry["model_id"] or client.get_run(run_id).data.tags.get(MODEL_URI_TAG, "").removeprefix("models:/")
+    tie: dict[str, Any] = {}
+    if model_id and _has_model(client, model_id):
+        dataset = entry["dataset"]
+        tie = {"model_id": model_id, "dataset_name": dataset["name"], "dataset_digest": dataset["digest"]}
+    metrics = [Metric(key, value, time_ms, step, **tie) for key, value, time_ms, step in entry["points"]]
+    client.log_batch(run_id, metrics=metrics)
+
+
+def _has_model(client: MlflowClient, model_id: str) -> bool:
+    try:
+        client.get_logged_model(model_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False  # it was deleted: the figures are the run's alone
+        raise
+    return True
+
+
 def _params(client: MlflowClient, run_id: str, entry: Entry, outbox: Path) -> None:
     params = [Param(key, value) for key, value in entry["values"].items()]
     for start in range(0, len(params), _MAX_PARAMS):
@@ -96,7 +117,8 @@ def _tags(client: MlflowClient, run_id: str, entry: Entry, outbox: Path) -> None
 
 
 def _dataset(client: MlflowClient, run_id: str, entry: Entry, outbox: Path) -> None:
-    inputs = [DatasetInput(Dataset(**entry["dataset"]), [InputTag(key="mlflow.data.context", value="training")])]
+    context = InputTag(key="mlflow.data.context", value=entry.get("context", "training"))
+    inputs = [DatasetInput(Dataset(**entry["dataset"]), [context])]
     try:
         client.log_inputs(run_id, datasets=inputs)
     except MlflowException:
@@ -139,6 +161,7 @@ def _status(client: MlflowClient, run_id: str, entry: Entry, outbox: Path) -> No
 
 _KINDS: dict[str, Callable[[MlflowClient, str, Entry, Path], None]] = {
     "metrics": _metrics,
+    "model_metrics": _model_metrics,
     "params": _params,
     "tags": _tags,
     "dataset": _dataset,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pillsnap.core.evidence import Metric
     from pillsnap.core.experiment import ExperimentConfig
 
 EXPERIMENT = "pillsnap"
@@ -49,9 +50,14 @@ def of_study(best_value: float, counts: Mapping[str, int]) -> dict[str, float]:
     return {OBJECTIVE: best_value, **{f"trials_{key}": float(count) for key, count in counts.items()}}
 
 
-def of_test(metrics: Mapping[str, float]) -> dict[str, float]:
+def of_test(metrics: Mapping[str, Metric]) -> dict[str, float]:
     """The evidence's figures as they are logged: ``test_top1``."""
-    return {f"test_{key}": value for key, value in metrics.items()}
+    return {f"test_{key}": metric.value for key, metric in metrics.items()}
+
+
+def of_gate(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """The figures that the gate has measured itself as they are logged: ``gate_top1``."""
+    return {f"gate_{key}": metric.value for key, metric in metrics.items()}
 
 
 def run_name(config: ExperimentConfig) -> str:

@@ -20,10 +20,11 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from pillsnap.core.code_version import CodeVersion
+from pillsnap.core.errors import StoreError
 from pillsnap.core.files import canonical_json
 from pillsnap.core.passwords import hide_passwords
 from pillsnap.core.yaml_mapping import flatten
-from pillsnap.tracking.delivery import ENDED_BECAUSE_TAG
+from pillsnap.tracking.delivery import ENDED_BECAUSE_TAG, RefusedError, deliver
 from pillsnap.tracking.names import EXPERIMENT
 from pillsnap.tracking.outbox import OUTBOX, Outbox
 from pillsnap.tracking.resuming import RUN_OF_MLFLOW, check_unused, end_run, run_of_mlflow
@@ -38,6 +39,8 @@ PARAM_PREFIX = "cfg."
 """`mlflow run` logs the raw parameters under their own names: ours must not meet them."""
 RUNS = "runs"
 """The folder of a workspace that holds one folder a run."""
+TEST = "test"
+"""Context of a data set that a model was measured on."""
 _EVENTS = "tensorboard"
 _DEFAULT_EXPERIMENT = "0"
 """MLflow's id of "Default"."""
@@ -78,9 +81,13 @@ class TrackedRun:
         self._events = None if workspace is None else _open_events(self.folder / _EVENTS, earlier)
         self._outbox.start()
 
-    def log_config(self, config: Mapping[str, Any], prefix: str = PARAM_PREFIX) -> None:
-        """Every value of a nested configuration as a parameter, under ``cfg.`` or another prefix."""
-        values = {prefix + key: _text(value) for key, value in flatten(dict(config)).items()}
+    def log_config(self, config: Mapping[str, Any]) -> None:
+        """Every value of a nested configuration as a parameter, under ``cfg.``."""
+        self.log_params({PARAM_PREFIX + key: value for key, value in flatten(dict(config)).items()})
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Parameters by their names, of which `mlflow run` may have logged none: they have a prefix."""
+        values = {key: _text(value) for key, value in params.items()}
         self._outbox.post({"kind": "params", "values": self._new_params(values)})
 
     def _new_params(self, values: dict[str, str]) -> dict[str, str]:
@@ -97,17 +104,9 @@ class TrackedRun:
         """Set tags."""
         self._outbox.post({"kind": "tags", "values": dict(tags)})
 
-    def log_dataset(self, manifest: Manifest) -> None:
+    def log_dataset(self, manifest: Manifest, context: str = "training") -> None:
         """The manifest as the run's data set (its digest is the start of the hash) and the whole hash as a tag."""
-        profile = {"images": manifest.rows.num_rows, "classes": len(manifest.catalog.drugs)}
-        dataset = {
-            "name": str(manifest.summary.get("name", "pillsnap")),
-            "digest": manifest.hash[:36],
-            "source_type": "local",
-            "source": canonical_json({"manifest": str(manifest.root)}),
-            "profile": canonical_json(profile),
-        }
-        self._outbox.post({"kind": "dataset", "dataset": dataset})
+        self._outbox.post({"kind": "dataset", "dataset": _dataset(manifest), "context": context})
         self.set_tags({"manifest_hash": manifest.hash})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -126,6 +125,17 @@ class TrackedRun:
             self._outbox.post({"kind": "metrics", "points": points})
             if self._events is not None:
                 self._events.add(points)
+
+    def log_test_metrics(self, metrics: Mapping[str, float], manifest: Manifest, model_id: str = "") -> None:
+        """Figures of a model on the test split of a manifest: the run's, and the logged model's beside its data set.
+
+        ``model_id``: of the MLflow model; empty: the run's own. Where there is none, they are the run's alone.
+        """
+        points = _points(metrics)
+        dataset = {key: _dataset(manifest)[key] for key in ("name", "digest")}
+        self._outbox.post({"kind": "model_metrics", "points": points, "dataset": dataset, "model_id": model_id})
+        if self._events is not None:
+            self._events.add(points)
 
     def flush(self) -> bool:
         """Send what waits. False where the store does not take it; it is kept for the next time."""
@@ -183,6 +193,24 @@ class TrackedRun:
         """The run had ended or was killed, and goes on: what it still had to tell comes first, then that it runs."""
         self._outbox.post({"kind": "status", "status": "RUNNING"})
         self.flush()
+
+
+def tell_run(client: MlflowClient, run_id: str, metrics: Mapping[str, float], manifest: Manifest) -> None:
+    """Log what was measured on the test split of a manifest to a run that has ended, at once.
+
+    Raises:
+        StoreError: the store does not take it.
+    """
+    entries = (
+        {"kind": "metrics", "points": _points(metrics)},
+        {"kind": "dataset", "dataset": _dataset(manifest), "context": TEST},
+    )
+    try:
+        with store_errors():
+            for entry in entries:
+                deliver(client, run_id, entry, Path())
+    except RefusedError as error:
+        raise StoreError(f"the MLflow store does not take the figures for run {run_id}: {error}") from error
 
 
 @contextmanager
@@ -260,6 +288,24 @@ def _open_events(folder: Path, earlier: Iterable[Point]) -> EventFiles:
     from pillsnap.tracking.event_files import EventFiles
 
     return EventFiles(folder, earlier)
+
+
+def _dataset(manifest: Manifest) -> dict[str, str]:
+    """A manifest as MLflow's data set."""
+    profile = {"images": manifest.rows.num_rows, "classes": len(manifest.catalog.drugs)}
+    return {
+        "name": str(manifest.summary.get("name", "pillsnap")),
+        "digest": manifest.hash[:36],
+        "source_type": "local",
+        "source": canonical_json({"manifest": str(manifest.root)}),
+        "profile": canonical_json(profile),
+    }
+
+
+def _points(metrics: Mapping[str, float]) -> list[Point]:
+    """Metrics of now, without a step."""
+    now = int(time.time() * 1000)
+    return [(key, float(value), now, 0) for key, value in metrics.items()]
 
 
 def _text(value: Any) -> str:

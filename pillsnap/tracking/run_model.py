@@ -13,6 +13,8 @@ from pillsnap.tracking.models import load_bundle, send_bundle
 from pillsnap.tracking.run import TrackedRun
 from pillsnap.tracking.store import connect, store_errors
 
+BUNDLE_PREFIX = "bundle."
+"""Of the parameters that say what a bundle is."""
 _log = logging.getLogger(__name__)
 
 
@@ -27,7 +29,8 @@ def log_bundle(run: TrackedRun, bundle: Path) -> str | None:
         BundleError: it is not a bundle.
         StoreError: the store has kept other bytes than those that were sent, or says no.
     """
-    load_bundle(bundle)  # what is no bundle is said here and now
+    facts = load_bundle(bundle)[1].main_facts()  # what is no bundle is said here and now
+    run.log_params({f"{BUNDLE_PREFIX}{key}": value for key, value in facts.items()})
     if run.flush():
         try:
             with store_errors():

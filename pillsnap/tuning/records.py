@@ -71,7 +71,7 @@ class StudyRecord:
                 continue
             with trial_run(trial.number, self.parent) as run:
                 config = trial_config(self._config, trial.params, trial.number)
-                run.log_config(trial.params, prefix="")
+                run.log_params(trial.params)
                 run.log_text(config.to_yaml(), "experiment.yaml")
                 tags = {"pillsnap.kind": "trial", TRIAL_TAG: str(trial.number), "pillsnap.recorded": "afterwards"}
                 if RETRY_OF in trial.user_attrs:

@@ -153,7 +153,7 @@ def _train(config: ExperimentConfig, data: TrainingData, folder: Path, observer:
 
 def _describe(run: TrackedRun, trial: optuna.Trial, config: ExperimentConfig) -> None:
     trial.set_user_attr(RUN_ID, run.run_id)
-    run.log_config(trial.params, prefix="")  # what differs between trials; all others are the study's
+    run.log_params(trial.params)  # what differs between trials; all others are the study's
     run.log_text(config.to_yaml(), "experiment.yaml")
     tags = {"pillsnap.kind": "trial", TRIAL_TAG: str(trial.number)}
     if RETRY_OF in trial.user_attrs:

@@ -232,7 +232,7 @@ def test_from_nothing_to_an_answer(
     def verdict() -> str | None:
         asked = {"name": "pillsnap", "version": version}
         found = requests.get(f"{api}/model-versions/get", params=asked, auth=admin, timeout=10).json()["model_version"]
-        return {tag["key"]: tag["value"] for tag in found.get("tags", [])}.get("gate.verdict")
+        return {tag["key"]: tag["value"] for tag in found.get("tags", [])}.get("gate.decision")
 
     platform.until("gate", lambda: verdict() is not None)
     assert verdict() == "PROMOTE", platform.log("gate")

@@ -83,7 +83,7 @@ def test_what_the_demo_left_in_mlflow(journey: tuple[int, str], site: Any, tmp_p
     assert sorted(metric.step for metric in history) == [1, 2]
     assert tags["manifest_hash"] == manifest.hash
     assert tags["git_commit"]
-    assert tags["gate.verdict"] == "REJECT"
+    assert tags["gate.decision"] == "REJECT"
     [data] = training.inputs.dataset_inputs
     assert data.dataset.digest == manifest.hash[:36]
 
@@ -107,7 +107,7 @@ def test_what_the_demo_left_in_mlflow(journey: tuple[int, str], site: Any, tmp_p
     assert tags[MODEL_URI_TAG] == f"models:/{model.model_id}"
 
     entry = store.get_model_version("pillsnap", "1")
-    assert (entry.run_id, entry.tags["gate.verdict"]) == (training.info.run_id, "REJECT")
+    assert (entry.run_id, entry.tags["gate.decision"]) == (training.info.run_id, "REJECT")
     assert "gate.envelope" in entry.tags
     [judgement] = runs_of(store, "pillsnap-gate")
     assert (judgement.info.status, judgement.data.tags["pillsnap.verdict"]) == ("FINISHED", "REJECT")

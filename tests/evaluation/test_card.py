@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,12 +31,20 @@ def judged(toys: SimpleNamespace, tmp_path: Path) -> SimpleNamespace:
 
 def test_the_card(judged: SimpleNamespace) -> None:
     card = model_card(judged.evidence, judged.metadata, judged.decision, name="pills", version="7")
-    assert card.startswith("# pills version 7\n\n**Gate: HOLD**\n")
+    first = card.splitlines()[0]
+    assert re.fullmatch(
+        r"HOLD · top-1 100\.0 % \(≥ 85\) · real 100\.0 % \(≥ 80\) · [\d.]+ ms · [\d.]+ MB · float, ONNX Runtime", first
+    ), first
+    assert "\n\n**pills version 7** names the drug on a photo" in card
     assert "36 are too few to judge" in card
-    assert "out of 6 drugs (toy, 32 px). Measured on 36 test images, 18 of them real photos" in card
-    assert "| Top-1 | **100.0 %** |" in card
-    assert "| Top-1 against the champion | +0.0 points |" in card
-    assert "| Same answer: client | 100.0% | | 36 |" in card
+    assert (
+        "out of 6 drugs (toy, 32 px, float, ONNX Runtime). Measured on 36 test images, 18 of them real photos" in card
+    )
+    assert "| Top-1 | **100.0 %** | ≥ 85 % | ≥ 80 % | " in card
+    assert re.search(r"\| Latency, p95 \| \*\*[\d.]+ ms\*\* \| < 50 ms \| < 100 ms \| p50 ", card)
+    assert "| Top-1 against the champion | **+0.0 points** |" in card
+    assert "| Same answer: client | 100.0% | | |  | 36 |" in card
+    assert "Any ONNX Runtime takes uint8 images" in card
     assert "It is no medical device" in card
     for digest in (judged.evidence.bundle_sha256, judged.evidence.manifest_hash, judged.decision.policy_sha256):
         assert digest[:40] in card
@@ -45,8 +54,33 @@ def test_the_card(judged: SimpleNamespace) -> None:
     decision = decide(
         short, TrustRoot.find().policy(), bundle_sha256=short.bundle_sha256, manifest_hash=short.manifest_hash
     )
-    assert "| Top-1 | **84.996 %** |" in model_card(short, judged.metadata, decision), "no target that looks met"
-    assert "Gate:" not in model_card(judged.evidence, judged.metadata, None)
+    assert "| Top-1 | **84.996 %** | ≥ 85 %" in model_card(short, judged.metadata, decision), "no target that looks met"
+    assert model_card(judged.evidence, judged.metadata, None).startswith("Names the drug"), "no verdict, no headline"
+
+
+def test_the_headline_says_what_it_is_and_what_it_followed(judged: SimpleNamespace) -> None:
+    slow = judged.evidence.metrics["latency_p95_ms"].model_copy(update={"value": 120.0})
+    evidence = judged.evidence.model_copy(
+        update={
+            "metrics": {**judged.evidence.metrics, "latency_p95_ms": slow},
+            "failures": ("K-990002",),
+            "look_alikes": (("K-990001", "K-990003", 0.5),),
+            "notes": ("1 class has few test images: K-990004.",),
+        }
+    )
+    decision = decide(
+        evidence, TrustRoot.find().policy(), bundle_sha256=evidence.bundle_sha256, manifest_hash=evidence.manifest_hash
+    )
+    metadata = judged.metadata.model_copy(update={"engine": "openvino", "precision": "int8"})
+    card = model_card(evidence, metadata, decision, champion="2")
+    assert card.startswith("REJECT · top-1 100.0 % (≥ 85) · real 100.0 % (≥ 80) · 120.0 ms (< 50 ms) · ")
+    assert card.splitlines()[0].endswith(" · 8 bits, OpenVINO · +0.0 against v2")
+    assert "| Top-1 against version 2 |" in card
+    assert "It is measured and served in OpenVINO, and its figures hold there alone." in card
+    assert "Any ONNX Runtime" not in card
+    assert "Under 70 %: K-990002 가상정1." in card
+    assert "K-990001 가상정0 and K-990003 가상정2 (50%)" in card
+    assert "few test images: K-990004 가상정3." in card
 
 
 def test_attack_names_in_a_card_are_text(judged: SimpleNamespace) -> None:

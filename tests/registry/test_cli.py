@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -57,7 +60,7 @@ def test_the_way_to_a_champion_that_answers(
     lines = out.splitlines()
     assert lines[0].startswith("pillsnap version 2 [champion]: PROMOTE on 20")
     assert lines[0].endswith("(top1 100.0 %, top5 100.0 %, real_top1 100.0 %)")
-    assert lines[1] == "pillsnap version 1: not judged"
+    assert lines[1:] == ["pillsnap version 1: not judged"]
 
     toys.save_manifest(tmp_path / "photos", toys.toy_colors(6), [(2, 2, "test", "real")])
     status, out, err = call("identify", tmp_path / "photos" / "00000.png", "--top", "2")
@@ -157,6 +160,40 @@ def test_a_gate_that_looks_once_says_how_it_went(
     status, out, err = call(*once)
     assert (status, out) == (1, "")
     assert "error: nothing was judged: the MLflow store http://127.0.0.1:9 cannot be used" in err
+
+
+def test_status_tells_of_candidates_that_nobody_judges(
+    call: Call, store: MlflowClient, candidate: Candidate, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate(name="pillsnap")
+    submit("pillsnap", "1")
+    status, out, _ = call("registry", "status")
+    assert re.fullmatch(r"pillsnap version 1: not judged, candidate since 20\S+ \S+ UTC by local:\S+\n", out), out
+    later = datetime.now(UTC) + timedelta(hours=1)
+    monkeypatch.setattr("pillsnap.registry.promotion.datetime", mock.Mock(now=lambda zone: later))
+    status, out, _ = call("registry", "status")
+    assert status == 0
+    assert out.splitlines()[1].startswith("no gate service has been seen (version 1 waits since 20")
+    once = ("registry", "gate-service", "--once", "--manifest", gate.manifest.root, "--key", gate.key_file)
+    assert call(*once)[0] == 0
+    candidate(name="pillsnap")
+    monkeypatch.setattr("pillsnap.registry.store.datetime", mock.Mock(now=lambda zone: later - timedelta(minutes=5)))
+    submit("pillsnap", "2")
+    lines = call("registry", "status")[1].splitlines()
+    assert re.fullmatch(r"no gate service seen since 20\S+ \S+ UTC \(version 2 waits since 20.*gate-service", lines[-1])
+    assert "PROMOTE" in lines[1]
+    assert "No gate service has been seen since 20" in store.get_model_version("pillsnap", "2").description
+
+
+def test_a_page_is_named_where_there_is_one(
+    call: Call, store: MlflowClient, candidate: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate(name="pillsnap")
+    assert "page:" not in call("registry", "submit", "1")[1], "no server here"
+    monkeypatch.setattr("pillsnap.tracking.store.registry_uri", lambda uri: "http://kim:geheim@host:5000")
+    monkeypatch.setattr("pillsnap.registry.promotion.submit", store.get_model_version)
+    out = call("registry", "submit", "1")[1]
+    assert out.endswith("page: http://host:5000/#/models/pillsnap/versions/1?workflowType=machine_learning\n")
 
 
 @pytest.mark.parametrize("command", [("register", "f" * 32), ("promote", "1"), ("status",), ("rollback",)])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from pillsnap.gate.envelope import ENVELOPE_TAG
 from pillsnap.registry import gate_service
 from pillsnap.registry.gate_service import LONGEST_WAIT_S, WORKING, GateService, listener
 from pillsnap.registry.promotion import promote, submit
+from pillsnap.registry.versions import service_seen
 from pillsnap.registry.webhooks import LARGEST
 from pillsnap.tracking.fetching import MODEL_URI_TAG
 
@@ -96,7 +98,7 @@ def test_another_gate_that_starts_anew_finds_it_done(
     again = GateService(gate.manifest, gate.key, gate.trust, poll_s=60)
     assert again.look() == []
     assert again.judged == 0
-    assert store.get_model_version("pills", "1").tags["gate.decision_id"] == first.decision_id
+    assert first.decision_id in store.get_model_version("pills", "1").tags["gate.hashes"]
 
 
 def test_killed_in_the_middle(
@@ -117,7 +119,7 @@ def test_killed_in_the_middle(
     assert entry.description == WORKING.strip() or entry.description == WORKING
     [statement] = GateService(gate.manifest, gate.key, gate.trust, poll_s=60).look()
     entry = store.get_model_version("pills", "1")
-    assert entry.tags["gate.decision_id"] == statement.decision_id
+    assert statement.decision_id in entry.tags["gate.hashes"]
     assert "PROMOTE" in entry.description
 
 
@@ -166,6 +168,38 @@ def test_one_that_could_not_be_judged_is_tried_again_ever_more_rarely(
     assert [statement.verdict for statement in service.look()] == [Verdict.PROMOTE]
     now_s += 2 * LONGEST_WAIT_S
     assert service.look() == []
+
+
+def test_a_service_shows_that_it_is_there_and_not_more_often_than_needed(
+    store: MlflowClient, candidate: Candidate, service: GateService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, shown_s = 0.0, []
+    show = gate_service.show_service
+    service.clock_s = lambda: now_s
+
+    def spy(client: MlflowClient) -> None:
+        shown_s.append(now_s)
+        show(client)
+
+    monkeypatch.setattr(gate_service, "show_service", spy)
+    candidate()
+    assert service_seen(store) is None
+    for _ in range(8):
+        service.look()
+        now_s += 100
+    assert shown_s == [0, 600]
+    assert service_seen(store) is not None
+    candidate()
+    submit("pills", "2")
+    assert "The gate service was seen 20" in store.get_model_version("pills", "2").description
+    assert len(service.look()) == 1
+    assert shown_s == [0, 600, 800], "who waits is looked at: that is said before it is judged"
+
+    monkeypatch.setattr(gate_service, "show_service", mock.Mock(side_effect=StoreError("for the role gate")))
+    now_s += 600
+    candidate()
+    submit("pills", "3")
+    assert len(service.look()) == 1, "what the registry does not take of it stops no judgement"
 
 
 def test_a_new_champion_makes_another_case_of_who_waits(

@@ -52,11 +52,49 @@ def test_a_good_version(store: MlflowClient, candidate: Candidate, gate: Any, tm
 
     entry = store.get_model_version("pills", "1")
     assert entry.tags[ENVELOPE_TAG] == kept
-    assert entry.tags["gate.verdict"] == "PROMOTE"
-    assert entry.tags["gate.top1"] == "100.0 %"
+    assert entry.tags["gate.decision"] == "PROMOTE"
+    assert "top1 100.0 % · top5 100.0 %" in entry.tags["gate.figures"]
     assert f"runs/{run.info.run_id}" in entry.description
-    assert "PROMOTE" in entry.description
+    assert entry.description.startswith("PROMOTE · top-1 100.0 % (≥ 85) · real 100.0 % (≥ 80) · ")
+    report = f"runs/{run.info.run_id}/artifacts/evaluation/report.html?workflowType=machine_learning)"
+    assert report in entry.description, "MLflow opens the file, and not the folder"
+    assert f"Version {entry.tags['gate.history'].split(';')[0]}; signed 20" in entry.description, "by whom, and when"
+    assert next(iter(sorted(key for key in entry.tags if key.startswith("gate.")))) == "gate.decision", "shown first"
+    assert len(entry.tags) == 5
     assert store.get_registered_model("pills").aliases == {}, "judging promotes nothing"
+
+
+def test_mlflow_can_compare_what_was_judged(
+    store: MlflowClient, candidate: Candidate, gate: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the runs of the versions: each shows the gate's figures, what the bundle is, and the data set."""
+    statement = gate.judge(candidate())
+    entry = store.get_model_version("pills", "1")
+    for run_id in (statement.evidence_run_id, entry.run_id):
+        run = store.get_run(run_id)
+        assert run.data.metrics["gate_top1"] == 1.0
+        assert {"gate_real_top1", "gate_latency_p95_ms", "gate_size_mb"} < set(run.data.metrics)
+        assert (run.data.params["bundle.backbone"], run.data.params["bundle.engine"]) == ("toy", "onnxruntime")
+        [dataset] = run.inputs.dataset_inputs
+        assert dataset.dataset.digest == gate.manifest.hash[:36]
+        assert [tag.value for tag in dataset.tags] == ["test"]
+    model = store.get_logged_model(str(entry.source).removeprefix("models:/"))
+    assert {metric.key: metric.value for metric in model.metrics}["gate_top1"] == 1.0
+    assert {metric.run_id for metric in model.metrics} == {statement.evidence_run_id}
+    assert {metric.dataset_digest for metric in model.metrics} == {gate.manifest.hash[:36]}
+    assert not caplog.records
+
+
+def test_attack_a_version_that_names_the_run_of_another(
+    store: MlflowClient, candidate: Candidate, gate: Any, toys: SimpleNamespace, tmp_path: Path
+) -> None:
+    """The figures of a bad model are not written to a good one's run."""
+    candidate()
+    bad = store.get_model_version("pills", candidate(wrong=4))
+    good = store.get_model_version("pills", "1").run_id
+    store.create_model_version("pills", bad.source, run_id=good)
+    assert gate.judge("3").verdict == Verdict.REJECT
+    assert "gate_top1" not in store.get_run(good).data.metrics
 
 
 @pytest.mark.parametrize(("wrong", "verdict"), [(1, Verdict.HOLD), (3, Verdict.REJECT)])
@@ -64,7 +102,7 @@ def test_what_falls_short(store: MlflowClient, candidate: Candidate, gate: Any, 
     statement = gate.judge(candidate(wrong))
     assert statement.verdict == verdict
     assert statement.reasons[0].startswith(f"top1 {100 - 100 * wrong / 6:.1f} % is under the")
-    assert store.get_model_version("pills", "1").tags["gate.verdict"] == str(verdict)
+    assert store.get_model_version("pills", "1").tags["gate.decision"] == str(verdict)
 
 
 def test_the_same_case_is_judged_once(store: MlflowClient, candidate: Candidate, gate: Any) -> None:
@@ -289,7 +327,7 @@ def test_two_gates_at_once_leave_one_word(
 
     monkeypatch.setattr(judging, "seal", meanwhile)
     assert gate.judge(version) == others[0]
-    assert store.get_model_version("pills", version).tags["gate.decision_id"] == others[0].decision_id
+    assert others[0].decision_id in store.get_model_version("pills", version).tags["gate.hashes"]
 
 
 def test_a_key_that_nobody_trusts(store: MlflowClient, candidate: Candidate, gate: Any, tmp_path: Path) -> None:

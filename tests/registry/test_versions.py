@@ -36,8 +36,10 @@ Candidate = Callable[..., str]
 def test_registering_is_open_and_promises_nothing(store: MlflowClient, candidate: Candidate) -> None:
     assert candidate(wrong=6) == "1"
     entry = store.get_model_version("pills", "1")
-    assert "The gate has not judged this version yet" in entry.description
-    assert not [key for key in entry.tags if key.startswith("gate.")]
+    assert entry.description.startswith(
+        "Not judged yet. To ask the gate for it, give this version the alias or the tag"
+    )
+    assert [key for key in entry.tags if key.startswith("gate.")] == ["gate.history"]
     assert store.get_registered_model("pills").aliases == {}
     assert candidate() == "2"
 
@@ -109,7 +111,10 @@ def test_a_file_becomes_a_version_and_is_judged_as_any_other(
     done = CliRunner().invoke(registry, ["register", "--bundle", str(bundle), "--name", "pills"])
     assert done.exit_code == 0, done.output
     entry = find_version(store, "pills", "1")
-    assert store.get_run(entry.run_id).data.tags["pillsnap.source_sha256"] == source
+    run = store.get_run(entry.run_id)
+    assert run.data.tags["pillsnap.source_sha256"] == source
+    assert run.data.params["bundle.backbone"] == "toy"
+    assert run.data.metrics == {"bundle.size_mb": bundle.stat().st_size / 1e6}
     with version_files(entry) as files:
         assert files.bundle.read_bytes() == bundle.read_bytes()
     assert gate.judge("1").verdict == "PROMOTE"

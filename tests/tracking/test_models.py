@@ -38,7 +38,10 @@ def test_the_bytes_are_kept(store: MlflowClient, bundle: Path, tmp_path: Path) -
         tracked.run_id,
         tracked.experiment_id,
     )
-    assert (logged.status, logged.params) == ("READY", {"cfg.seed": "7"})
+    facts = {"backbone": "toy", "pixels": "32", "classes": "3", "precision": "float32", "engine": "onnxruntime"}
+    params = {"cfg.seed": "7", **{f"bundle.{key}": value for key, value in facts.items()}}
+    assert (logged.status, logged.params) == ("READY", params)
+    assert store.get_run(tracked.run_id).data.params == params
     assert (tmp_path / "mlartifacts" / "exp" / "models").is_dir(), "beside the run's other artifacts"
     assert [output.model_id for output in store.get_run(tracked.run_id).outputs.model_outputs] == [logged.model_id]
     info = mlflow.models.get_model_info(uri)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pillsnap.core.evidence import Metric
 from pillsnap.core.experiment import ExperimentConfig
-from pillsnap.tracking.names import of_best, of_curves, of_test, run_name
+from pillsnap.tracking.names import of_best, of_curves, of_gate, of_test, run_name
 
 EPOCH = {"epoch": 2.0, "train_loss": 1.0, "train_label_loss": 0.5, "val_loss": 0.3, "val_real_top1": 0.8}
 EPOCH |= {"val_plain_top1": 0.7, "lr": 0.1, "images_per_s": 90.0, "train_s": 3.0, "val_s": 1.0}
@@ -23,7 +24,9 @@ def test_metrics_stand_in_sections() -> None:
     steps = {"step_loss": 1.5, "step_lr": 0.1, "step_images_per_s": 80.0}
     assert of_curves(steps) == {"train/step_loss": 1.5, "train/step_lr": 0.1}
     assert of_best(EPOCH, 2) == {"best_val_loss": 0.3, "best_val_real_top1": 0.8, "best_epoch": 2}
-    assert of_test({"top1": 0.9, "latency_p95_ms": 3.0}) == {"test_top1": 0.9, "test_latency_p95_ms": 3.0}
+    measured = {"top1": Metric(value=0.9, images=10), "latency_p95_ms": Metric(value=3.0)}
+    assert of_test(measured) == {"test_top1": 0.9, "test_latency_p95_ms": 3.0}
+    assert of_gate(measured) == {"gate_top1": 0.9, "gate_latency_p95_ms": 3.0}
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_a_run_whose_store_never_came_back_is_completed_later(
     ended = json.loads((tracked.folder / "outbox" / "journal.jsonl").read_text().splitlines()[-1])
     first = sync_run(tmp_path, tracked.run_id)
     assert (first.waiting, first.status, first.problem) == (0, "FINISHED", "")
-    assert first.sent == 8
+    assert first.sent == 9
     assert waiting_runs(tmp_path) == []
     with outage("log_batch"), tracked_run("trial", experiment="exp", workspace=tmp_path / "tune") as trial:
         trial.log_metrics({"loss": 1.0}, 1)

@@ -26,7 +26,8 @@ from pillsnap.tracking import run as run_module
 from pillsnap.tracking.fetching import find_artifact
 from pillsnap.tracking.journal import Journal
 from pillsnap.tracking.resuming import ending_the_run_of_mlflow, pointing_at
-from pillsnap.tracking.run import tracked_run
+from pillsnap.tracking.run import tell_run, tracked_run
+from pillsnap.tracking.run_model import log_bundle
 from pillsnap.tracking.store import ensure_experiment, experiment_name
 from pillsnap.tracking.sync import sync_run
 
@@ -187,6 +188,39 @@ def test_the_data_set_with_its_digest(store: MlflowClient, toys: SimpleNamespace
     assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "training")]
     assert '"images":2' in entry.dataset.profile
     assert run.data.tags["manifest_hash"] == manifest.hash
+
+
+def test_test_figures_are_those_of_the_logged_model_and_its_data_set(
+    store: MlflowClient, toys: SimpleNamespace, tmp_path: Path
+) -> None:
+    manifest = toys.save_manifest(tmp_path / "data", toys.toy_colors(2), [(0, 0, "test", "real")])
+    bundle = toys.save_bundle(tmp_path / "b.onnx", toys.toy_colors(2), manifest.hash)
+    with tracked_run("r", experiment="exp") as tracked:
+        model_id = str(log_bundle(tracked, bundle)).removeprefix("models:/")
+        tracked.log_dataset(manifest, "test")
+        tracked.log_test_metrics({"test_top1": 0.9}, manifest)
+    with tracked_run("another", experiment="others") as other:
+        other.log_test_metrics({"gate_top1": 0.8}, manifest, model_id)
+    tell_run(store, tracked.run_id, {"gate_top1": 0.8}, manifest)
+    [metric, theirs] = sorted(store.get_logged_model(model_id).metrics, key=lambda metric: -metric.value)
+    assert (metric.key, metric.value, metric.run_id) == ("test_top1", 0.9, tracked.run_id)
+    assert (metric.dataset_name, metric.dataset_digest) == ("toy", manifest.hash[:36])
+    assert (theirs.key, theirs.run_id) == ("gate_top1", other.run_id)
+    run = store.get_run(tracked.run_id)
+    assert run.data.metrics == {"test_top1": 0.9, "gate_top1": 0.8}
+    [entry] = run.inputs.dataset_inputs
+    assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "test")]
+
+    store.delete_logged_model(model_id)
+    with tracked_run("late", experiment="others") as late:
+        late.log_test_metrics({"gate_top1": 0.7}, manifest, model_id)
+    assert store.get_run(late.run_id).data.metrics == {"gate_top1": 0.7}, "the run's alone"
+    store.delete_run(late.run_id)
+    with tracked_run("no model", experiment="exp") as bare:
+        bare.log_test_metrics({"test_top1": 0.5}, manifest)
+    assert store.get_run(bare.run_id).data.metrics == {"test_top1": 0.5}
+    with pytest.raises(StoreError, match="does not take the figures for run"):
+        tell_run(store, late.run_id, {"gate_top1": 0.7}, manifest)
 
 
 def test_the_code_version(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,8 +175,8 @@ class Registry:
 
     def judged(self, version: str, timeout_s: float = 300) -> str:
         """The verdict, when it is there."""
-        wait_until(lambda: "gate.verdict" in self.tags(version), timeout_s, self, "gate")
-        return self.tags(version)["gate.verdict"]
+        wait_until(lambda: "gate.decision" in self.tags(version), timeout_s, self, "gate")
+        return self.tags(version)["gate.decision"]
 
 
 def answers(url: str) -> bool:

@@ -115,13 +115,13 @@ def test_attack_other_versions_envelope_by_the_gates_login(registry: Any, judged
     good, bad = judged
     answer = registry.set_tag("gate", bad, "gate.envelope", registry.tags(good)["gate.envelope"])
     assert answer.status_code == 403
-    assert registry.tags(bad)["gate.verdict"] == "REJECT"
+    assert registry.tags(bad)["gate.decision"] == "REJECT"
 
 
 def test_attack_readable_tag_by_the_gates_own_login(registry: Any, judged: Any) -> None:
     """The store refuses it whoever asks; here the highest of those who could."""
     assert registry.set_tag("gate", judged[1], "gate.verdict", "PROMOTE").status_code == 403
-    assert registry.tags(judged[1])["gate.verdict"] == "REJECT"
+    assert registry.tags(judged[1])["gate.decision"] == "REJECT"
 
 
 def test_attack_oversize_tag(registry: Any, judged: Any) -> None:
@@ -219,13 +219,13 @@ def test_attack_webhook(registry: Any, judged: Any, case: str, status: int) -> N
 
 def test_attack_webhook_replayed_makes_no_second_decision(registry: Any, judged: Any) -> None:
     secret = (registry.home / "webhook.secret").read_text().strip()
-    before = registry.tags(judged[0])["gate.decision_id"]
+    before = registry.tags(judged[0])["gate.hashes"]
     headers = _signed(secret, b"{}", "again", time.time())
     for _ in range(5):
         url = f"http://127.0.0.1:{registry.gate_port}/webhook"
         assert requests.post(url, data=b"{}", headers=headers, timeout=30).status_code == 204
     time.sleep(3)
-    assert registry.tags(judged[0])["gate.decision_id"] == before
+    assert registry.tags(judged[0])["gate.hashes"] == before
 
 
 # ---- files that are no model
@@ -268,7 +268,7 @@ def test_attack_file_that_is_no_bundle(registry: Any, judged: Any, spoil: Any) -
     while "cannot be judged" not in (told := json.dumps(registry.version(version))) and "cannot judge" not in told:
         assert time.monotonic() < end, told[:2000] + registry.log("gate")[-2000:]
         time.sleep(0.5)
-    assert registry.tags(version).get("gate.verdict", "REJECT") == "REJECT"
+    assert registry.tags(version).get("gate.decision", "REJECT") == "REJECT"
     assert registry.set_alias("rita", version, "champion").status_code == 403
     assert not registry.model_file(version).with_name("owned").exists()
     assert registry.processes["gate"].poll() is None, "one that cannot be judged does not stop the service"

@@ -25,7 +25,7 @@ def wait_for_work(registry: Any, version: str) -> None:
     end = time.monotonic() + 60
     while "is measuring" not in registry.version(version).get("description", ""):
         assert time.monotonic() < end, registry.log("gate")[-2000:]
-        assert "gate.verdict" not in registry.tags(version), "too fast to be interrupted"
+        assert "gate.decision" not in registry.tags(version), "too fast to be interrupted"
         time.sleep(0.02)
 
 

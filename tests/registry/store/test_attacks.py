@@ -18,6 +18,8 @@ from mlflow.exceptions import MlflowException
 from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, open_envelope, seal
 from pillsnap.gate.keys import load_private_key
 from pillsnap.registry.actor import VARIABLE
+from pillsnap.registry.rules import HISTORY_TAG, SERVICE_SEEN_TAG
+from pillsnap.registry.version_page import history_in, time_in
 
 pytestmark = pytest.mark.usefixtures("still_works")
 
@@ -36,7 +38,7 @@ def test_attack_a_tag_of_the_gate_by_hand(shelf: Any, bad: str) -> None:
             shelf.store.create_model_version("pills", "file:///x", tags=[ModelVersionTag(name, "PROMOTE")])
         with shelf.refused("written by the gate alone"):
             shelf.store.create_registered_model("other", tags=[RegisteredModelTag(name, "3")])
-    assert shelf.tags(bad)["gate.verdict"] == "REJECT"
+    assert shelf.tags(bad)["gate.decision"] == "REJECT"
 
 
 def test_attack_taking_a_refusal_away(shelf: Any, bad: str) -> None:
@@ -90,7 +92,7 @@ def test_attack_an_old_word_played_again(shelf: Any) -> None:
     shelf.hand_in(shelf.statement(version, "REJECT"), version)
     with shelf.refused("signed to follow another one than stands here"):
         shelf.hand_in(old, version)
-    assert shelf.tags(version)["gate.verdict"] == "REJECT"
+    assert shelf.tags(version)["gate.decision"] == "REJECT"
     with shelf.refused("does not become champion: REJECT"):
         shelf.promote(version)
 
@@ -296,11 +298,24 @@ def test_attack_a_prompt_is_no_way_round(shelf: Any, bad: str) -> None:
     shelf.store.delete_registered_model_tag("pills", "mlflow.prompt.is_prompt")
 
 
+def test_attack_a_gate_service_that_was_never_there(shelf: Any) -> None:
+    """The time of its tag is that of the registry's clock, whoever may write it."""
+    version = shelf.judged()
+    shelf.store.set_registered_model_tag("pills", RegisteredModelTag(SERVICE_SEEN_TAG, "2099-01-01 00:00:00 UTC"))
+    seen = time_in(shelf.store.get_registered_model("pills").tags[SERVICE_SEEN_TAG])
+    assert seen is not None
+    assert abs(seen - datetime.now(UTC)) < timedelta(minutes=5)
+    with shelf.refused("written by the gate alone"):
+        shelf.store.delete_registered_model_tag("pills", SERVICE_SEEN_TAG)
+    with shelf.refused("written by the gate alone"):
+        shelf.store.set_model_version_tag("pills", version, ModelVersionTag(HISTORY_TAG, "champion"))
+
+
 def test_attack_html_in_names_and_tags_is_kept_as_text(shelf: Any) -> None:
     evil = "<script>alert(1)</script>"
     version = shelf.version(tags=[ModelVersionTag("note", evil)], description=evil)
     shelf.hand_in(shelf.statement(version, figures={"top1": evil}), version)
-    assert shelf.tags(version)["gate.top1"] == evil
+    assert shelf.tags(version)["gate.figures"] == f"top1 {evil}"
     with shelf.refused("looks like 'champion'"):
         shelf.promote(version, "Champion")
     shelf.promote(version)
@@ -348,6 +363,8 @@ def test_attack_an_engineer_or_nobody_promotes(
                     wish()
             with shelf.refused("is for the role gate"):
                 shelf.hand_in(shelf.statement(good), good)
+            with shelf.refused("is for the role gate"):
+                shelf.store.set_registered_model_tag("pills", RegisteredModelTag(SERVICE_SEEN_TAG, "now"))
             shelf.promote(good, "candidate")
         finally:
             context.pop()
@@ -364,6 +381,8 @@ def test_attack_an_engineer_or_nobody_promotes(
             finally:
                 context.pop()
     assert shelf.rows(action="set", outcome="done", version=good)[0]["actor"] == "rita"
+    history = history_in(shelf.tags(good)[HISTORY_TAG])
+    assert (history["asked"].actor, history["champion"].actor) == (name or "anonymous", "rita")
 
 
 @pytest.mark.parametrize("text", [None, "users: {rita: admin}", "users: [", "roles_version: 2"])

@@ -159,6 +159,6 @@ def test_an_honest_word_over_the_network(shelf: Any, served: Any, bad: str) -> N
     assert served("POST", f"{API[1]}/model-versions/set-tag", tag).status_code == 200
     assert ask_alias(served, "champion", bad, API[1]).status_code == 200
     shown = served("GET", f"{API[0]}/model-versions/get?name=pills&version={bad}").json["model_version"]
-    assert {"key": "gate.verdict", "value": "PROMOTE"} in shown["tags"]
+    assert {"key": "gate.decision", "value": "PROMOTE"} in shown["tags"]
     assert shown["aliases"] == ["champion"]
     assert json.loads(shelf.store.get_registered_model("pills").tags["gate.former_champions"]) == ["2", "1"]

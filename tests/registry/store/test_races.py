@@ -87,7 +87,7 @@ def test_attack_words_handed_in_at_once(shelf: Any) -> None:
     assert sorted(outcomes) == ["PERMISSION_DENIED"] * 7 + ["done"]
     assert [row["outcome"] for row in shelf.rows(action="judged")].count("done") == 1
     stands = open_envelope(shelf.tags(version)[ENVELOPE_TAG], shelf.trust.ring())
-    assert shelf.tags(version)["gate.verdict"] == str(stands.verdict)
+    assert shelf.tags(version)["gate.decision"] == str(stands.verdict)
 
 
 def test_the_same_word_twice_is_one(shelf: Any) -> None:

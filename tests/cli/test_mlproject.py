@@ -103,6 +103,6 @@ def test_evaluate_and_gate_log_to_the_run_that_mlflow_opened(
     judge = ("--bundle", prepared / "bundle.onnx", "--manifest", prepared / "data", "--champion", "", "--out", "")
     assert call("gate", tmp_path / "e" / "evidence.json", *judge)[0] == 1, "too few pictures"
     run = store.get_run(judged.info.run_id)
-    assert (run.info.status, run.data.tags["gate.verdict"]) == ("FAILED", "HOLD")
+    assert (run.info.status, run.data.tags["gate.decision"]) == ("FAILED", "HOLD")
     assert "**Gate: HOLD**" in run.data.tags["mlflow.note.content"]
     assert "the gate says HOLD" in run.data.tags["ended_because"]

@@ -13,11 +13,13 @@ from enum import StrEnum
 
 from pillsnap.core.errors import GateRefusedError
 from pillsnap.gate.admission import NEEDED
-from pillsnap.gate.envelope import ENVELOPE_TAG
+from pillsnap.gate.envelope import ENVELOPE_TAG, RecordHead
 
 TAG_PREFIX = "gate."
 FORMER_CHAMPIONS_TAG = "gate.former_champions"
 """Of the registered model: JSON list of versions that were champion, the newest first."""
+RECORD_TAG = "gate.record"
+"""Of every registered model, when it is asked for: where the record ends now. Nobody writes it; the gate signs it."""
 STAGES = {"Production": "champion", "Staging": "challenger"}
 """A stage of MLflow 2 → the alias whose rules it follows."""
 _LOOKALIKES = str.maketrans(
@@ -43,7 +45,7 @@ class Kind(StrEnum):
     PLAIN = "plain"
     """Writes what the gate does not care for."""
     GUARDED = "guarded"
-    """Asks the gate, or refuses."""
+    """Asks the gate, refuses, or tells the gate what it signs."""
     BUILT = "built"
     """MLflow makes it of guarded and plain methods of the same store."""
 
@@ -73,7 +75,7 @@ METHODS: dict[str, Kind] = {
     "get_prompt": Kind.READ,
     "get_prompt_version": Kind.READ,
     "get_prompt_version_by_alias": Kind.READ,
-    "get_registered_model": Kind.READ,
+    "get_registered_model": Kind.GUARDED,
     "get_webhook": Kind.READ,
     "link_prompt_version_to_model": Kind.PLAIN,
     "link_prompt_version_to_run": Kind.PLAIN,
@@ -103,6 +105,12 @@ METHODS: dict[str, Kind] = {
 def former_champions_in(tags: Mapping[str, str]) -> list[str]:
     """Versions that were champion, the newest first, by a registered model's tags. Raises ValueError: a broken tag."""
     return [str(version) for version in json.loads(tags.get(FORMER_CHAMPIONS_TAG, "[]"))]
+
+
+def record_head_in(tags: Mapping[str, str]) -> RecordHead | None:
+    """Where the record ends, by a registered model's tags; None: they do not say it."""
+    number, _, digest = tags.get(RECORD_TAG, "").partition(" ")
+    return RecordHead(number=int(number), hash=digest) if number.isdecimal() and digest else None
 
 
 def skeleton(name: str) -> str:

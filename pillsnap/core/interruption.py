@@ -15,6 +15,8 @@ from types import FrameType
 SAME_WISH_S = 2.0
 _LOOK_AGAIN_S = 0.05
 _told_s: float | None = None
+_heard: set[int] = set()
+_held = 0
 
 
 def listen() -> None:
@@ -31,17 +33,35 @@ def is_told() -> bool:
     return _told_s is not None
 
 
+def has_heard(number: signal.Signals) -> bool:
+    """Whether this signal has come, first or after another one."""
+    return number in _heard
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Within, no signal interrupts: a process is being started, of which nobody would know. It does so afterwards."""
+    global _held
+    _held += 1
+    try:
+        yield
+    finally:
+        _held -= 1
+
+
 @contextmanager
 def deaf_children(*more: signal.Signals) -> Iterator[None]:
     """Processes that are started within never hear Ctrl-C or a hang-up, from their first moment on.
 
-    Both go to the whole group, and whoever starts a process here ends it.
+    Both go to the whole group, and whoever starts a process here ends it. Nor is the start itself interrupted: the
+    child would wait for the rest of what it is told, and print a trace.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, *more})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with held_back():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, *more})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def is_new_wish() -> bool:
@@ -54,13 +74,15 @@ def is_new_wish() -> bool:
     return True
 
 
-def is_finalizing(frame: FrameType | None) -> bool:
-    """Whether this runs in a ``__del__``: what is raised there is printed and lost, and the work would go on."""
-    while frame is not None:
+def must_wait(frame: FrameType | None) -> bool:
+    """Whether this is no moment to interrupt: see `held_back`; or this runs in a ``__del__``, where what is raised is
+    printed and lost, and the work would go on.
+    """
+    while frame is not None and not _held:
         if frame.f_code.co_name == "__del__":
             return True
         frame = frame.f_back
-    return False
+    return bool(_held)
 
 
 def look_again() -> None:
@@ -69,6 +91,7 @@ def look_again() -> None:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
+    _heard.add(signum)
     is_second = is_told()
     if not is_new_wish():
         return
@@ -79,7 +102,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _raise(name: str, frame: FrameType | None) -> None:
-    if is_finalizing(frame):
+    if must_wait(frame):
         signal.signal(signal.SIGALRM, lambda _, then: _raise(name, then))
         look_again()
         return

@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pillsnap.core.errors import ConfigError, PillSnapError
 from pillsnap.core.experiment import ExperimentConfig
-from pillsnap.core.interruption import is_finalizing, look_again
+from pillsnap.core.interruption import look_again, must_wait
 from pillsnap.tuning.storage import open_storage
 from pillsnap.tuning.study import ERROR, SURPLUS, WORKER, counted, load_study, on_stale, over, try_again
 
@@ -87,7 +87,7 @@ class _Stop:
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """The handler."""
         self._wanted = True
-        if self._within and (_is_in_store(frame) or is_finalizing(frame)):
+        if self._within and (_is_in_store(frame) or must_wait(frame)):
             look_again()
             return
         signal.setitimer(signal.ITIMER_REAL, 0)

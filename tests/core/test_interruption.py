@@ -34,7 +34,7 @@ print("up", flush=True)
 try:
     time.sleep(60)
 except KeyboardInterrupt as told:
-    time.sleep(0.5)  # the run is closed meanwhile
+    time.sleep(0.05)  # the run is closed meanwhile
     print("KILLED", told, flush=True)
     let_go()
 """
@@ -42,6 +42,7 @@ except KeyboardInterrupt as told:
 
 FINALIZER = """
 import os, signal, sys, time
+from pillsnap.core.interruption import deaf_children
 {listen}
 
 class Loader:
@@ -51,7 +52,8 @@ class Loader:
 
 try:
     {within}
-        Loader()
+        {starts}
+        print("started", flush=True)
         time.sleep(60)
 except KeyboardInterrupt as error:
     print("heard", error)
@@ -61,6 +63,7 @@ except KeyboardInterrupt as error:
 @pytest.fixture(autouse=True)
 def _told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interruption, "_told_s", None)
+    monkeypatch.setattr(interruption, "_heard", set())
 
 
 def told(signum: int) -> str:
@@ -120,6 +123,14 @@ def test_mlflow_run_does_not_call_failed_what_was_interrupted(tmp_path: Path, wa
 
 
 @pytest.mark.parametrize(
+    "starts",
+    [
+        "Loader()",
+        "with deaf_children(): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.2); print('up', flush=True)",
+    ],
+    ids=["finalizer", "start"],
+)
+@pytest.mark.parametrize(
     ("listen", "within"),
     [
         ("from pillsnap.core.interruption import listen; listen()", "if True:"),
@@ -127,8 +138,10 @@ def test_mlflow_run_does_not_call_failed_what_was_interrupted(tmp_path: Path, wa
     ],
     ids=["command", "trial"],
 )
-def test_a_signal_is_not_lost_in_a_finalizer(listen: str, within: str) -> None:
-    """As that of PyTorch's loader, which ends its processes: Python prints what is raised there, and goes on."""
-    script = FINALIZER.format(listen=listen, within=within)
+def test_a_signal_waits_for_a_finalizer_and_for_a_start(listen: str, within: str, starts: str) -> None:
+    """Of PyTorch's loader, which ends its processes: Python prints what is raised there, and goes on. A process that is
+    being started would be known to nobody."""
+    script = FINALIZER.format(listen=listen, within=within, starts=starts)
     done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=30)
-    assert (done.stdout, done.stderr) == ("heard SIGTERM\n", "")
+    assert done.stdout.replace("started\n", "") == ("" if starts == "Loader()" else "up\n") + "heard SIGTERM\n"
+    assert done.stderr == ""

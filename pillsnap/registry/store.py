@@ -86,8 +86,9 @@ class _Gate(SqlAlchemyStore):
 
     def get_registered_model(self, name: str) -> Any:
         """MLflow's own, and where the record ends now: the gate signs it, and asks over the network."""
-        with self.ManagedSessionMaker() as session:
-            model, end = super().get_registered_model(name), audit.head(session)
+        model = super().get_registered_model(name)
+        with self.ManagedSessionMaker() as session:  # after the other: two at a time could wait for each other
+            end = audit.head(session)
         if IS_PROMPT_TAG_KEY not in model._tags:
             model._add_tag(RegisteredModelTag(RECORD_TAG, f"{end.number} {end.hash}"))
         return model
@@ -138,8 +139,9 @@ class _Gate(SqlAlchemyStore):
             facts = self._facts(name, version)[0] if guarded else None
             with self._transaction() as session:
                 statement = self._admit(session, guarded, facts) if guarded and facts else None
-                archived = self._others_in(session, name, version, stage) if archive_existing_versions else []
-                moved = super().transition_model_version_stage(name, version, stage, archive_existing_versions)
+                number = int(entry.version)  # as a text, MLflow cannot archive on PostgreSQL
+                archived = self._others_in(session, name, number, stage) if archive_existing_versions else []
+                moved = super().transition_model_version_stage(name, number, stage, archive_existing_versions)
                 reason = f"by version {moved.version}, which became {moved.current_stage}"
                 for other in archived:
                     audit.append(
@@ -148,10 +150,10 @@ class _Gate(SqlAlchemyStore):
                 audit.append(session, asked.entry(facts, statement, alias=str(moved.current_stage)))
                 return moved
 
-    def _others_in(self, session: Session, name: str, version: Any, stage: str) -> list[int]:
+    def _others_in(self, session: Session, name: str, version: int, stage: str) -> list[int]:
         wanted = get_canonical_stage(stage)
         versions = self._get_registered_model(session, name).model_versions
-        return sorted(v.version for v in versions if v.current_stage == wanted and v.version != int(version))
+        return sorted(v.version for v in versions if v.current_stage == wanted and v.version != version)
 
     # ---- tags
 

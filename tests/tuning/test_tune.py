@@ -140,7 +140,7 @@ def test_no_trial_came_to_an_end(
     [parent], _ = runs_of(store)
     assert parent.info.status == "FAILED"
     described = parent.data.tags["mlflow.note.content"]
-    assert described.startswith("no trial is complete yet; 3 trials are over\n\n| trial |"), "as they end, not at the end"
+    assert described.startswith("no trial is complete yet; 3 trials are over\n\n| trial |"), "said as they end"
     assert "  3 of 3 trials are over: 0 complete, 0 pruned, 3 failed" in describe_storage(url)
 
 

@@ -281,29 +281,31 @@ class _Gate(SqlAlchemyStore):
                     )
                 if before is not None and statement.issued_at_ms <= before.issued_at_ms:
                     raise GateRefusedError(f"{name} version {version}: the envelope is older than the one that stands")
-                self._write_word(name, version, tags, statement, text, asked.actor.name)
+                self._write_word(session, name, version, tags, statement, text, asked.actor.name)
                 audit.append(session, asked.entry(facts, statement, alias=""))
 
     def _write_word(
-        self, name: str, version: Any, tags: dict[str, str], statement: Statement, text: str, actor: str
+        self, session: Session, name: str, version: Any, tags: dict[str, str], said: Statement, text: str, actor: str
     ) -> None:
         hashes = {
-            "bundle": statement.bundle_sha256,
-            "manifest": statement.manifest_hash,
-            "policy": statement.policy_sha256,
-            "decision": statement.decision_id,
+            "bundle": said.bundle_sha256,
+            "manifest": said.manifest_hash,
+            "policy": said.policy_sha256,
+            "decision": said.decision_id,
         }
         readable = {
-            DECISION_TAG: str(statement.verdict),
-            FIGURES_TAG: " · ".join(f"{key} {value}" for key, value in statement.figures.items()) or "none",
-            REASONS_TAG: "; ".join(statement.reasons)[:5000],
+            DECISION_TAG: str(said.verdict),
+            FIGURES_TAG: " · ".join(f"{key} {value}" for key, value in said.figures.items()) or "none",
+            REASONS_TAG: "; ".join(said.reasons)[:5000],
             HASHES_TAG: " · ".join(f"{key} {value}" for key, value in hashes.items()),
-            HISTORY_TAG: with_event(tags.get(HISTORY_TAG, ""), JUDGED, statement.issued_at, actor),
+            HISTORY_TAG: with_event(tags.get(HISTORY_TAG, ""), JUDGED, said.issued_at, actor),
             ENVELOPE_TAG: text,
         }
         for key in tags:
-            if key.startswith(TAG_PREFIX) and not readable.get(key):
+            if key.startswith(TAG_PREFIX):  # what stands is written anew: they are listed as they were written
                 super().delete_model_version_tag(name, version, key)
+        session.flush()
+        session.expire_all()
         for key, value in readable.items():
             if value:
                 super().set_model_version_tag(name, version, ModelVersionTag(key, value))

@@ -63,6 +63,7 @@ from pillsnap.registry.version_page import (
     JUDGED,
     REGISTERED,
     Event,
+    became,
     history_in,
     time_in,
     time_text,
@@ -121,7 +122,7 @@ class _Gate(SqlAlchemyStore):
                 super().set_registered_model_alias(name, alias, version)
                 if guarded == CHAMPION:
                     self._remember_champion(session, name, facts.version)
-                self._note(name, version, guarded, asked.actor.name)
+                self._note_alias(name, version, guarded, asked.actor.name)
                 audit.append(session, asked.entry(facts, statement, alias=guarded, before=before))
 
     def delete_registered_model_alias(self, name: str, alias: str) -> None:
@@ -153,7 +154,7 @@ class _Gate(SqlAlchemyStore):
                 statement = self._admit(session, guarded, facts) if guarded and facts else None
                 moved = super().transition_model_version_stage(name, version, stage, archive_existing_versions)
                 if guarded:
-                    self._note(name, version, guarded, asked.actor.name)
+                    self._note_alias(name, version, guarded, asked.actor.name)
                 audit.append(session, asked.entry(facts, statement, alias=str(moved.current_stage)))
                 return moved
 
@@ -317,6 +318,11 @@ class _Gate(SqlAlchemyStore):
         text = with_event(before, what, datetime.now(UTC), actor)
         super().set_model_version_tag(name, version, ModelVersionTag(HISTORY_TAG, text))
         return history_in(text)[what]
+
+    def _note_alias(self, name: str, version: Any, alias: str, actor: str) -> None:
+        event = self._note(name, version, alias, actor)
+        before = self.get_model_version(name, version).description or ""
+        super().update_model_version(name, version, became(before, alias, event))
 
     def _note_question(self, name: str, version: Any, actor: str) -> None:
         """Say at a version that it waits, since when, and whether a gate service was seen. Asked twice, it waits on."""

@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from pillsnap.core.errors import ConfigError, DataError, EngineError, GateRefusedError, StoreError
 from pillsnap.core.evidence import Comparison, Evidence
 from pillsnap.core.files import sha256_file
+from pillsnap.evaluation import card
 from pillsnap.gate.decision import Verdict
 from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef
 from pillsnap.gate.keys import generate, key_id_of, load_private_key, retire
@@ -62,6 +63,16 @@ def test_a_good_version(store: MlflowClient, candidate: Candidate, gate: Any, tm
     names = ["gate.decision", "gate.decision_figures", "gate.decision_hashes", "gate.done_by", ENVELOPE_TAG]
     assert list(entry.tags) == sorted(entry.tags) == names, "the verdict first, in each order that MLflow shows"
     assert store.get_registered_model("pills").aliases == {}, "judging promotes nothing"
+
+
+def test_a_long_card_leaves_room_for_the_link_to_the_report(
+    store: MlflowClient, candidate: Candidate, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(card, "_limits", lambda *_: "x" * 5000)
+    gate.judge(candidate())
+    description = store.get_model_version("pills", "1").description
+    assert len(description) <= 5000
+    assert "…\n\n[Report with pictures](#/experiments/" in description
 
 
 def test_mlflow_can_compare_what_was_judged(

@@ -61,7 +61,7 @@ def signed_in(browser: Browser, registry: Any, user: str) -> Iterator[Page]:
 
 def open_page(page: Page, registry: Any, path: str, shows: str) -> None:
     page.goto(registry.url)  # a change behind the # alone would not load anew
-    page.goto(f"{registry.url}/#{path}")
+    page.goto(f"{registry.url}/#{path}?workflowType=machine_learning")
     expect(page.get_by_text(shows).first).to_be_visible(timeout=WAIT_MS)
 
 

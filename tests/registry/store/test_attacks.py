@@ -383,6 +383,7 @@ def test_attack_an_engineer_or_nobody_promotes(
     assert shelf.rows(action="set", outcome="done", version=good)[0]["actor"] == "rita"
     history = history_in(shelf.tags(good)[HISTORY_TAG])
     assert (history["asked"].actor, history["champion"].actor) == (name or "anonymous", "rita")
+    assert shelf.store.get_model_version("pills", good).description.endswith(" UTC, set by rita.\n")
 
 
 @pytest.mark.parametrize("text", [None, "users: {rita: admin}", "users: [", "roles_version: 2"])

@@ -100,7 +100,8 @@ def main() -> None:
             found_N = probabilities_NK.argmax(axis=1)
             first.setdefault(way, found_N)
             if sure_N is None:
-                sure_N = probabilities_NK.max(axis=1) >= (session.metadata.unsure_below or 0)
+                seen_N = np.asarray([not session.preprocessor.decode_examined(photo).doubts for photo in photos])
+                sure_N = seen_N & (probabilities_NK.max(axis=1) >= session.unsure_below)
             right = kcodes[found_N] == np.asarray([kcode for kcode, _, _ in drawn])
             kept_N = found_N == first["direct"]
             kept = " | ".join(in_words(same) for same in (kept_N, kept_N[sure_N], found_N == first[way]))

@@ -201,7 +201,7 @@ def of_command(root: Path, points: int, rng: random.Random) -> int:
         client = MlflowClient(environment["MLFLOW_TRACKING_URI"])
         runs = client.search_runs([client.get_experiment_by_name("pillsnap").experiment_id])
         one = [run.info.status for run in runs] == ["FINISHED"]
-        steps = Counter(point.step for point in client.get_metric_history(runs[0].info.run_id, "val_top1"))
+        steps = Counter(point.step for point in client.get_metric_history(runs[0].info.run_id, "val/top1"))
         whole = steps == Counter(range(1, EPOCHS + 1))
         equal = same(end_of(f"command-{number}"), expected)
         failed += not (one and whole and equal)

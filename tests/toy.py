@@ -103,6 +103,12 @@ def toy_colors(classes: int) -> np.ndarray:
     return np.random.default_rng(1).integers(30, 226, (classes, 3)).astype(np.float32)
 
 
+def toy_picture(color_3: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """B, G, R of this colour (R, G, B) on the average, in squares of two shades: of an even one no answer is sure."""
+    shade = np.where((np.indices((side, side)) // (side // 4)).sum(axis=0) % 2, 12, -12)
+    return np.clip(color_3[::-1] + shade[..., None], 0, 255).astype(np.uint8)
+
+
 def save_manifest(
     root: Path, colors_K3: np.ndarray, images: list[tuple[int, int, str, str]], retired: tuple[int, ...] = ()
 ) -> Manifest:
@@ -112,9 +118,7 @@ def save_manifest(
     rows: list[dict[str, Any]] = []
     for number, (label, painted, split, domain) in enumerate(images):
         color = np.clip(colors_K3[painted] + rng.normal(0, 6, 3), 0, 255)
-        picture = np.full((SIDE, SIDE, 3), 235, np.uint8)
-        picture[:] = color.astype(np.uint8)[::-1]
-        data = cv2.imencode(".png", picture)[1].tobytes()
+        data = cv2.imencode(".png", toy_picture(color))[1].tobytes()
         path = root / f"{number:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

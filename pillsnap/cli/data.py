@@ -56,7 +56,7 @@ data.add_command(diff)
 @click.option(
     "--allow",
     multiple=True,
-    type=click.Choice(["too_small", "too_dark", "too_bright", "blank", "blurred"]),
+    type=click.Choice(["too_small", "too_dark", "too_bright", "blank", "blurred", "noise"]),
     help="Use such pictures all the same, and only note them; repeatable.",
 )
 @click.option(

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 import click
 
-from pillsnap.cli.progress import duration
+from pillsnap.core.durations import duration
 from pillsnap.core.errors import GateRefusedError, PillSnapError
 
 _SILENCE_S, _LOOK_S = 9.0, 1.0

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import click
 
+from pillsnap.cli import journey
+from pillsnap.cli.duration import Count
+from pillsnap.cli.options import MaybePath
 from pillsnap.cli.progress import Progress
+from pillsnap.cli.project_run import project_run
 
 
 @click.command()
@@ -24,9 +28,9 @@ from pillsnap.cli.progress import Progress
     required=True,
     help="Folder for evidence.json, the report and the pictures; a former report there is replaced.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime; by default all usable cores.")
+@click.option("--threads", type=Count(), help="Threads of ONNX Runtime; by default all usable cores.")
 @click.option(
-    "--champion", type=click.Path(path_type=Path), help="Bundle of the present champion: compared on the same images."
+    "--champion", type=MaybePath(path_type=Path), help="Bundle of the present champion: compared on the same images."
 )
 @click.option(
     "--quantised", type=click.Path(path_type=Path), help="Another bundle of the same net: how often it answers alike."
@@ -41,16 +45,19 @@ def evaluate(
 
     check_folder(out)
     manifest = Manifest.load(manifest_dir)
-    with Progress() as progress:
-        result = measure(
-            bundle,
-            manifest,
-            threads=threads,
-            progress=lambda n, total: progress("test images", n, total),
-            champion=champion,
-            quantised=quantised,
-        )
-    write_report(result, manifest, out)
+    with project_run(f"evaluate {bundle.stem}") as run:
+        with Progress() as progress:
+            result = measure(
+                bundle,
+                manifest,
+                threads=threads,
+                progress=lambda n, total: progress("test images", n, total),
+                champion=champion,
+                quantised=quantised,
+            )
+        write_report(result, manifest, out)
+        if run is not None:
+            journey.log_evaluation(run, result.evidence, manifest, out)
     click.echo(figures_table(result.evidence))
     for note in result.evidence.notes:
         click.echo(f"note: {note}")

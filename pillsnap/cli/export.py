@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from pillsnap.cli import journey
 from pillsnap.cli.next_step import say_next
+from pillsnap.cli.project_run import project_run
 
 
 @click.command()
@@ -27,9 +29,13 @@ def export(checkpoint: Path, data_dir: Path, out: Path, run_id: str) -> None:
     from pillsnap.exporting.export import export_bundle
     from pillsnap.training.checkpoint import Checkpoint
 
-    result = export_bundle(
-        Checkpoint.load(checkpoint), Manifest.load(data_dir), out, run_id=run_id, git_commit=str(CodeVersion.current())
-    )
+    with project_run(f"export {checkpoint.stem}") as run:
+        commit = str(CodeVersion.current())
+        result = export_bundle(
+            Checkpoint.load(checkpoint), Manifest.load(data_dir), out, run_id=run_id, git_commit=commit
+        )
+        if run is not None:
+            journey.log_export(run, result)
     parity = result.parity
     click.echo(f"bundle: {result.bundle} ({result.size_mb:.1f} MB, sha256 {result.sha256[:16]})")
     click.echo(f"temperature fitted on the validation split: {result.temperature:.3f}")

@@ -45,15 +45,16 @@ def identify(photos: tuple[Path, ...], name: str, alias: str, bundle: Path | Non
         for photo in photos:
             click.echo(f"\n{shown(photo)}")
             try:
-                answers = session.identify(read_image_bytes(photo), top, name=str(photo))
+                told = session.answer(read_image_bytes(photo), top, name=str(photo))
             except ImageError as error:
                 unusable.append(str(error))
                 click.echo("  not identified")
                 continue
-            threshold = session.metadata.unsure_below
-            if threshold is not None and answers[0].confidence < threshold:
-                click.echo(f"  NOT SURE (under {threshold:.0%}): check the imprint, do not rely on this")
-            for answer in answers:
+            if not told.sure:
+                causes = [f"{doubt.code.replace('_', ' ')}: {doubt.message}" for doubt in told.doubts]
+                why = "; ".join(causes) or f"under {session.unsure_below:.0%}"
+                click.echo(f"  NOT SURE ({why}): check the imprint, do not rely on this")
+            for answer in told.candidates:
                 drug = f"{answer.kcode}  {answer.drug_name} ({answer.manufacturer})"
                 click.echo(f"  {answer.rank}. {answer.confidence:6.1%}  {drug}")
     if unusable:

@@ -17,10 +17,12 @@ from pillsnap.cli.run_logger import RunLogger, training_report
 from pillsnap.core.catalog import DRUG_LIST_FILE
 from pillsnap.core.errors import DataError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig, is_fetched
-from pillsnap.core.files import sha256_json, write_bytes, write_json
+from pillsnap.core.files import json_text, sha256_json, write_bytes, write_json
 from pillsnap.core.manifest import SUMMARY_FILE, Manifest
+from pillsnap.tracking.names import of_best, of_curves, of_test
 
 if TYPE_CHECKING:
+    from pillsnap.core.evidence import Evidence
     from pillsnap.data.prepare import PrepareResult
     from pillsnap.exporting.export import ExportResult
     from pillsnap.gate.decision import Decision
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 DEMO = "demo"
-EXPERIMENT_NAME = "pillsnap"
 
 
 def check_before_data(config: ExperimentConfig, data_name: str) -> None:
@@ -211,7 +212,7 @@ def train_step(
     from pillsnap.training.trainer import fit
 
     folder = run_folder(workspace, run)
-    run.log_config(config.model_dump(mode="json"))
+    run.log_config(config.model_dump(mode="json", exclude={"tuning"}))  # the file has it; a training is not tuned
     run.log_text(config.to_yaml(), "experiment.yaml")
     run.log_dataset(manifest)
     for name in (AUDIT_FILE, REPORT_FILE):
@@ -234,7 +235,7 @@ def train_step(
         logger = RunLogger(run, progress)
         result = fit(startable, data, folder / "checkpoints", logger, deadline=deadline)
     for entry in result.history[: logger.done_before]:  # of a run that is new; one that goes on has them
-        run.log_metrics({key: value for key, value in entry.items() if key != "epoch"}, int(entry["epoch"]))
+        run.log_metrics(of_curves(entry), int(entry["epoch"]))
     run.set_tags({"pillsnap.stopped": result.stopped})
     if result.weights is not None:
         started = asdict(result.weights)
@@ -247,8 +248,7 @@ def train_step(
     write_bytes(folder / "report.md", training_report(config.name, result.history, result.best_epoch).encode())
     run.log_file(folder / "report.md")
     run.log_file(result.best_checkpoint, "checkpoints")
-    best = {f"best_{key}": value for key, value in result.best_metrics.items() if key.startswith("val_")}
-    run.log_metrics({**best, "best_epoch": result.best_epoch})
+    run.log_metrics(of_best(result.best_metrics, result.best_epoch))
     return result
 
 
@@ -270,7 +270,6 @@ def export_step(run: TrackedRun, checkpoint: Path, manifest: Manifest, workspace
     """Write the bundle, prove its parity, log it as the run's model."""
     from pillsnap.core.code_version import CodeVersion
     from pillsnap.exporting.export import export_bundle
-    from pillsnap.tracking.run_model import log_bundle
     from pillsnap.training.checkpoint import Checkpoint
 
     folder = run_folder(workspace, run)
@@ -282,9 +281,16 @@ def export_step(run: TrackedRun, checkpoint: Path, manifest: Manifest, workspace
         git_commit=str(CodeVersion.current()),
     )
     write_json(folder / "export.json", result.report())
-    run.log_file(folder / "export.json", "export")
-    log_bundle(run, result.bundle)
+    log_export(run, result)
     return result
+
+
+def log_export(run: TrackedRun, result: ExportResult) -> None:
+    """The bundle as the run's model, with its parity."""
+    from pillsnap.tracking.run_model import log_bundle
+
+    run.log_text(json_text(result.report()), "export/export.json")
+    log_bundle(run, result.bundle)
 
 
 def evaluate_step(run: TrackedRun, bundle: Path, manifest: Manifest, workspace: Path, policy: Policy) -> Path:
@@ -303,12 +309,19 @@ def evaluate_step(run: TrackedRun, bundle: Path, manifest: Manifest, workspace: 
             progress=lambda done, total: progress("test images", done, total),
         )
     folder = write_report(result, manifest, run_folder(workspace, run) / EVALUATION_FOLDER)
-    run.log_folder(folder, EVALUATION_FOLDER)
-    run.log_test_metrics({f"test_{name}": metric.value for name, metric in result.evidence.metrics.items()}, manifest)
+    log_evaluation(run, result.evidence, manifest, folder)
     click.echo(figures_table(result.evidence))
     for note in result.evidence.notes:
         click.echo(f"note: {note}")
     return folder
+
+
+def log_evaluation(run: TrackedRun, evidence: Evidence, manifest: Manifest, folder: Path) -> None:
+    """Evidence, report and pictures, and the figures of the test split."""
+    from pillsnap.core.evidence import EVALUATION_FOLDER
+
+    run.log_folder(folder, EVALUATION_FOLDER)
+    run.log_test_metrics(of_test(evidence.metrics), manifest)
 
 
 def gate_step(run: TrackedRun, bundle: Path, evaluation: Path, manifest: Manifest, policy: Policy) -> Decision:
@@ -316,7 +329,6 @@ def gate_step(run: TrackedRun, bundle: Path, evaluation: Path, manifest: Manifes
     from pillsnap.core.evidence import EVIDENCE_FILE, Evidence
     from pillsnap.core.files import sha256_file
     from pillsnap.gate.decision import decide
-    from pillsnap.registry.rules import DECISION_TAG, REASONS_TAG
 
     decision = decide(
         Evidence.load(evaluation / EVIDENCE_FILE),
@@ -325,7 +337,15 @@ def gate_step(run: TrackedRun, bundle: Path, evaluation: Path, manifest: Manifes
         manifest_hash=manifest.hash,
     )
     decision.save(bundle.parent / "decision.json")
-    run.log_file(bundle.parent / "decision.json", "gate")
+    log_decision(run, decision)
+    return decision
+
+
+def log_decision(run: TrackedRun, decision: Decision) -> None:
+    """The decision, as the run's description too."""
+    from pillsnap.registry.rules import DECISION_TAG, REASONS_TAG
+
+    run.log_text(json_text(decision.model_dump(mode="json")), "gate/decision.json")
     run.log_text(decision.markdown(), "gate/decision.md")
     run.set_tags(
         {
@@ -334,7 +354,6 @@ def gate_step(run: TrackedRun, bundle: Path, evaluation: Path, manifest: Manifes
             "mlflow.note.content": decision.markdown(),  # the run's description in the UI
         }
     )
-    return decision
 
 
 def run_folder(workspace: Path, run: TrackedRun) -> Path:

@@ -23,6 +23,14 @@ DATA_HELP = (
 )
 
 
+class MaybePath(click.Path):
+    """A path; an empty text is None (``mlflow run`` passes one)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        return None if value == "" else super().convert(value, param, ctx)
+
+
 def data_option(command: _Command) -> _Command:
     """``--data``."""
     return click.option("--data", "data_name", default="demo", show_default=True, help=DATA_HELP)(command)

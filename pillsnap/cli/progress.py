@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from pillsnap.core.durations import duration
+
 _log = logging.getLogger(__name__)
 _LINE_SECONDS = 8.0
 """So that with an item of two seconds a line still comes every ten."""
@@ -150,11 +152,3 @@ class TrainingProgress:
             return ""
         each_s = taken_s / done
         return f", {duration(each_s * (self._epochs - epochs_done))} to go"
-
-
-def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3 h 05 min``."""
-    if seconds < 100:
-        return f"{max(seconds, 0):.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

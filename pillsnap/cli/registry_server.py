@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 from datetime import UTC, datetime
@@ -12,8 +11,8 @@ from types import FrameType
 import click
 
 from pillsnap.cli.options import gates_options
+from pillsnap.cli.time_stamps import time_stamps
 from pillsnap.core.errors import PillSnapError
-from pillsnap.core.passwords import WithoutPasswords
 from pillsnap.core.ports import check_free, web_address
 
 _HOME = click.option(
@@ -182,9 +181,6 @@ def gate_service(
         if not signed:
             click.echo("no candidate waits for a judgement")
         return
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(WithoutPasswords("%(asctime)s %(message)s"))
-
     if secret_file is not None:
         check_free(host, webhook_port, "--webhook-port")
 
@@ -194,7 +190,8 @@ def gate_service(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     click.echo(f"gate service: manifest {service.manifest.hash[:12]}, policy {trust.policy().sha256[:12]}")
-    if secret_file is None:
-        service.run()
-    else:
-        serve(service, host, webhook_port, secret_file.read_text(encoding="utf-8").strip())
+    with time_stamps():
+        if secret_file is None:
+            service.run()
+        else:
+            serve(service, host, webhook_port, secret_file.read_text(encoding="utf-8").strip())

@@ -65,7 +65,7 @@ def run(
             return
         with ending_the_run_of_mlflow():
             manifest = journey.checked_data(config, data_name, workspace)
-        name = experiment_name(journey.EXPERIMENT_NAME)
+        name = experiment_name()
         opened = resumable_run("run", config, manifest, workspace, experiment=name, fresh=fresh)
         with opened as ours:
             tracked = ours.tracked

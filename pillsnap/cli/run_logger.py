@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pillsnap.cli.progress import TrainingProgress
+from pillsnap.tracking.names import of_curves
 
 if TYPE_CHECKING:
     from pillsnap.tracking.run import TrackedRun
@@ -42,12 +43,12 @@ class RunLogger:
 
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
         """Figures of the last updates."""
-        self._run.log_metrics(metrics, step)
+        self._run.log_metrics(of_curves(metrics), step)
         self._progress.update(step, metrics)
 
     def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Figures of an epoch."""
-        self._run.log_metrics(metrics, epoch)
+        self._run.log_metrics(of_curves(metrics), epoch)
         self._progress.epoch(epoch, metrics)
 
 

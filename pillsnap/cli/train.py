@@ -39,7 +39,7 @@ def train(
             return
         with ending_the_run_of_mlflow():
             manifest = journey.checked_data(config, data_name, workspace)
-        name = experiment_name(journey.EXPERIMENT_NAME)
+        name = experiment_name()
         opened = resumable_run("train", config, manifest, workspace, experiment=name, fresh=fresh)
         with opened as ours:
             result = journey.train_step(ours.tracked, config, manifest, workspace, deadline=deadline)

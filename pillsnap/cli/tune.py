@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import click
 from pillsnap.cli.duration import Count, Duration
 from pillsnap.cli.next_step import say_next
 from pillsnap.cli.options import data_option, experiment_options, load_experiment, workspace_option
+from pillsnap.cli.time_stamps import time_stamps
 
 _STORAGE_HELP = (
     "SQLAlchemy URL of the study's database; by default a sqlite file in the workspace. For many machines: "
@@ -76,18 +79,22 @@ def _tune(
     data = journey.load_training_data(config, manifest, workspace)
     folder = workspace / "tune"
     folder.mkdir(parents=True, exist_ok=True)
-    result = run_study(
-        config,
-        data,
-        folder,
-        storage_url=storage or _own_storage(workspace),
-        experiment=experiment_name(journey.EXPERIMENT_NAME),
-        workers=workers or 1,
-        trials=max_trials,
-        deadline=None if wall_clock_s is None else started + wall_clock_s,
-    )
-    best = out or folder / "best.yaml"
-    write_bytes(best, result.best_config.to_yaml().encode())
+    with time_stamps():
+        result = run_study(
+            config,
+            data,
+            folder,
+            storage_url=storage or _own_storage(workspace),
+            experiment=experiment_name(),
+            workers=workers or 1,
+            trials=max_trials,
+            deadline=None if wall_clock_s is None else started + wall_clock_s,
+            command=shlex.join(["pillsnap", *sys.argv[1:]]),
+        )
+    best = folder / "best.yaml"
+    if out is not None:
+        write_bytes(out, best.read_bytes())
+        best = out
     click.echo(f"trials: {result.completed} complete, {result.pruned} pruned, {result.failed} failed")
     if result.retried:
         click.echo(f"tried again after a process was lost or interrupted: {result.retried}")

@@ -6,7 +6,6 @@ works on is locked: the kernel ends the lock with the process, however that ends
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pillsnap.core.errors import ConfigError, DataError, PillSnapError
+from pillsnap.core.file_lock import FileLock
 from pillsnap.core.files import read_json, sha256_file, sha256_json, write_json
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def resumable_run(
         StoreError: the tracking store cannot be reached.
         DataError: the workspace cannot be written.
     """
+    from pillsnap.tracking.names import run_name
     from pillsnap.tracking.resuming import find_run, pointing_at, warn_of_other_code
     from pillsnap.tracking.run import tracked_run
     from pillsnap.training.state import material_config
@@ -90,14 +91,14 @@ def resumable_run(
     what = {"command": command, "name": config.name, "config": material_config(config), "manifest_hash": manifest.hash}
     identity = sha256_json(what)
     runs = workspace / "runs"
-    with _Lock() as lock, ExitStack() as stack:
+    with FileLock() as lock, ExitStack() as stack:
         former = None if fresh else _claim(runs, identity, lock)
         known = find_run(former.name) if former is not None else None
         if known is not None:
             warn_of_other_code(known)
             stack.enter_context(pointing_at(known))
         resume = known.info.run_id if known is not None else ""
-        opened = tracked_run(f"{command} {config.name}", experiment=experiment, workspace=workspace, resume=resume)
+        opened = tracked_run(run_name(config), experiment=experiment, workspace=workspace, resume=resume)
         with opened as tracked:
             folder = runs / tracked.run_id
             folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +111,7 @@ def resumable_run(
                         former.name, tracked.run_id,
                     )  # fmt: skip
                     _hand_over(former, folder)
-                lock.take(folder)
+                lock.take(folder / _LOCK_FILE)
             run = ResumableRun(tracked, folder, _read_record(folder) or {})
             run.note(format=_FORMAT, identity=identity, run_id=tracked.run_id, finished=False, **what)
             tracked.set_tags({RESUMABLE_TAG: "true"})
@@ -135,47 +136,7 @@ def _hand_over(former: Path, folder: Path) -> None:
     write_json(former / RECORD_FILE, {**(_read_record(former) or {}), "finished": True})
 
 
-class _Lock:
-    """A lock on one folder, held until the process ends or the block is left.
-
-    POSIX record locks: worker processes do not inherit them, so a worker that outlives its training holds nothing.
-    """
-
-    def __init__(self) -> None:
-        self._descriptor: int | None = None
-
-    def __enter__(self) -> _Lock:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def release(self) -> None:
-        """Let others have the folder."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def take(self, folder: Path) -> bool:
-        """Whether no living process had it. Raises DataError: the folder cannot be written or locked."""
-        try:
-            descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise DataError(f"{folder / _LOCK_FILE}: cannot be made ({error.strerror})") from error
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            os.close(descriptor)
-            return False
-        except OSError as error:
-            os.close(descriptor)
-            raise DataError(f"{folder}: cannot be locked ({error.strerror}); choose another --workspace") from error
-        self.release()
-        self._descriptor = descriptor
-        return True
-
-
-def _claim(runs: Path, identity: str, lock: _Lock) -> Path | None:
+def _claim(runs: Path, identity: str, lock: FileLock) -> Path | None:
     """The folder of the newest unfinished run of this identity that nobody works on, locked."""
     with_times = []
     for path in runs.glob(f"*/{RECORD_FILE}"):
@@ -184,7 +145,7 @@ def _claim(runs: Path, identity: str, lock: _Lock) -> Path | None:
     for _, folder in sorted(with_times, reverse=True):
         if not _is_unfinished(folder, identity):
             continue
-        if not lock.take(folder):
+        if not lock.take(folder / _LOCK_FILE):
             _log.warning("another process works on the run %s of the same experiment: it is left alone", folder.name)
         elif _is_unfinished(folder, identity):  # the one that had the lock may have finished it
             return folder

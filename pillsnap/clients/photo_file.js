@@ -10,8 +10,10 @@
 /** Segments or chunks that are walked through. */
 const MOST_PARTS = 100_000;
 const PNG_NEEDED = ["IHDR", "PLTE", "tRNS", "IDAT", "IEND"];
+const HEIF_BRANDS = ["heic", "heix", "hevc", "hevx", "heim", "heis", "mif1", "msf1", "avif", "avis"];
 const WEBP_METADATA = ["ICCP", "EXIF", "XMP "];
 const WEBP_METADATA_FLAGS = 0x20 | 0x08 | 0x04; // of VP8X: a profile, EXIF, XMP
+const JPEG_LS = 0xf7;
 const ADOBE = 0xee; // says how the channels of a JPEG are to be read
 
 /**
@@ -22,6 +24,43 @@ export function formatOf(file) {
   if (file[0] === 0xff && file[1] === 0xd8) return "jpeg";
   if (ascii(file, 0, 8) === "\x89PNG\r\n\x1a\n") return "png";
   return file.length >= 12 && ascii(file, 0, 4) === "RIFF" && ascii(file, 8, 4) === "WEBP" ? "webp" : null;
+}
+
+/**
+ * Whether it is a HEIC or an AVIF, which phones write and most browsers do not open.
+ * @param {Uint8Array} file
+ * @returns {boolean}
+ */
+export function isHeif(file) {
+  if (ascii(file, 4, 4) !== "ftyp") return false;
+  const brands = [ascii(file, 8, 4)];
+  for (let i = 16; i + 4 <= Math.min(file.length, file[3]); i += 4) brands.push(ascii(file, i, 4));
+  return brands.some((brand) => HEIF_BRANDS.includes(brand));
+}
+
+/**
+ * What kind of JPEG it is, as far as the server refuses it by its header (its code).
+ * @param {Uint8Array} file
+ * @returns {"rare_jpeg"|"no_pixel_data"|null} null for all that is decoded, and for other files
+ */
+export function jpegRefusal(file) {
+  if (formatOf(file) !== "jpeg") return null;
+  const parts = jpegHeader(file);
+  const frame = parts.find(({ marker }) => isStartOfFrame(marker));
+  const scan = parts.at(-1);
+  if (!frame || frame.start + 9 >= file.length) return null;
+  const { marker, start } = frame;
+  const bits = file[start + 4];
+  const deep = bits !== 8 && bits >= 2 && bits <= 16; // any other number is damage
+  const [height, width] = [viewOf(file).getUint16(start + 5), viewOf(file).getUint16(start + 7)];
+  const greyLossless = marker % 4 === 3 && file[start + 9] === 1;
+  const hierarchical = marker % 8 >= 5; // or JPEG-LS
+  if (deep || hierarchical || greyLossless) return "rare_jpeg";
+  if (scan.marker !== 0xda) return null;
+  if (height === 0 && markerBehind(file, scan.end) === 0xdc) return "rare_jpeg";
+  const end = endOfImage(file, scan.end);
+  const blocks = Math.ceil(width / 8) * Math.ceil(height / 8); // each takes a bit at the least in Huffman's codes
+  return end >= 0 && 8 * (end - scan.end) < (marker < 0xc8 ? blocks : 1) ? "no_pixel_data" : null;
 }
 
 /**
@@ -173,11 +212,28 @@ function jpegHeader(file) {
 /** Whether the end marker of a JPEG is there; behind its header, as a thumbnail in that has an end marker too. */
 function hasEndOfImage(file) {
   const scan = jpegHeader(file).pop();
-  if (scan?.marker !== 0xda) return false;
-  for (let i = scan.start; i + 1 < file.length; i++) {
-    if (file[i] === 0xff && file[i + 1] === 0xd9) return true;
+  return scan?.marker === 0xda && endOfImage(file, scan.end) >= 0;
+}
+
+/** Where the end marker stands behind the header; -1 where there is none. */
+function endOfImage(file, from) {
+  for (let i = from; i + 1 < file.length; i++) {
+    if (file[i] === 0xff && file[i + 1] === 0xd9) return i;
   }
-  return false;
+  return -1;
+}
+
+/** The marker that ends a scan, of which restarts are none. */
+function markerBehind(file, from) {
+  for (let i = from; i + 1 < file.length; i++) {
+    const next = file[i + 1];
+    if (file[i] === 0xff && next !== 0x00 && next !== 0xff && !(next >= 0xd0 && next <= 0xd7)) return next;
+  }
+  return null;
+}
+
+function isStartOfFrame(marker) {
+  return (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) || marker === JPEG_LS;
 }
 
 /** The chunks of a PNG up to its end; the last one of a file that is cut off may reach beyond the file. */

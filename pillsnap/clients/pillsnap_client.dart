@@ -17,7 +17,7 @@
 /// - Whether a JPEG that is cut off is an error there was not found out; the contract asks for an error.
 /// - `decodeImage` asks a dozen decoders, of which that of TGA takes nearly anything. So only JPEG, PNG and WebP are
 ///   handed to it, told by their first bytes as the server tells them.
-/// - HEIC is not decoded: ask the camera plugin for JPEG.
+/// - HEIC and AVIF are not decoded: ask the camera plugin for JPEG.
 ///
 /// Run it outside the UI isolate (`compute(preparePhoto, bytes)`): a photo of 12 megapixels takes a while.
 library pillsnap_client;
@@ -50,7 +50,7 @@ const Map<String, Object> contract = {
 class PhotoException implements Exception {
   const PhotoException(this.code, this.message);
 
-  /// `empty`, `unsupported_format` or `undecodable`.
+  /// `empty`, `heic`, `unsupported_format`, `rare_jpeg`, `no_pixel_data` or `undecodable`.
   final String code;
   final String message;
 
@@ -126,11 +126,21 @@ img.Image _decode(Uint8List photo) {
   if (photo.isEmpty) {
     throw const PhotoException('empty', 'The file is empty. Choose another one or take the photo again.');
   }
+  if (_isHeif(photo)) {
+    throw const PhotoException('heic', 'This is a HEIC or AVIF photo. Set the phone to JPEG (iPhone: Most Compatible).');
+  }
   if (!_isKnown(photo)) {
     throw const PhotoException(
       'unsupported_format',
       'The file is neither JPEG nor PNG nor WebP. Choose another one or take the photo again.',
     );
+  }
+  final refusal = _jpegRefusal(photo);
+  if (refusal == 'rare_jpeg') {
+    throw const PhotoException('rare_jpeg', 'A JPEG of a rare kind (12 bits, lossless in grey). Save it as a usual JPEG.');
+  }
+  if (refusal == 'no_pixel_data') {
+    throw const PhotoException('no_pixel_data', "The file is a JPEG's header without its pixels. Take the photo again.");
   }
   img.Image? decoded;
   try {
@@ -149,19 +159,88 @@ img.Image _decode(Uint8List photo) {
 
 /// Whether the file begins as a JPEG, a PNG or a WebP does.
 bool _isKnown(Uint8List photo) {
-  bool hasAt(int offset, List<int> bytes) {
-    if (photo.length < offset + bytes.length) {
+  return _hasAt(photo, 0, const [0xff, 0xd8, 0xff]) ||
+      _hasAt(photo, 0, const [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]) ||
+      (_hasAt(photo, 0, 'RIFF'.codeUnits) && _hasAt(photo, 8, 'WEBP'.codeUnits));
+}
+
+bool _hasAt(Uint8List photo, int offset, List<int> bytes) {
+  if (photo.length < offset + bytes.length) {
+    return false;
+  }
+  for (var i = 0; i < bytes.length; i++) {
+    if (photo[offset + i] != bytes[i]) {
       return false;
     }
-    for (var i = 0; i < bytes.length; i++) {
-      if (photo[offset + i] != bytes[i]) {
-        return false;
-      }
-    }
-    return true;
   }
+  return true;
+}
 
-  return hasAt(0, const [0xff, 0xd8, 0xff]) ||
-      hasAt(0, const [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]) ||
-      (hasAt(0, const [0x52, 0x49, 0x46, 0x46]) && hasAt(8, const [0x57, 0x45, 0x42, 0x50]));
+const _heifBrands = ['heic', 'heix', 'hevc', 'hevx', 'heim', 'heis', 'mif1', 'msf1', 'avif', 'avis'];
+
+/// Whether it is a HEIC or an AVIF, which phones write.
+bool _isHeif(Uint8List photo) {
+  if (photo.length < 12 || !_hasAt(photo, 4, 'ftyp'.codeUnits)) {
+    return false;
+  }
+  final places = [8, for (var i = 16; i + 4 <= photo.length && i + 4 <= photo[3]; i += 4) i];
+  return places.any((place) => _heifBrands.any((brand) => _hasAt(photo, place, brand.codeUnits)));
+}
+
+/// `rare_jpeg` or `no_pixel_data`, as the server says by a JPEG's header; null for all that is decoded, and for other
+/// files. As `jpegRefusal` in `photo_file.js`.
+String? _jpegRefusal(Uint8List photo) {
+  if (!_hasAt(photo, 0, const [0xff, 0xd8])) {
+    return null;
+  }
+  final view = ByteData.sublistView(photo);
+  int? frame;
+  var start = 2;
+  while (start + 10 < photo.length) {
+    final marker = photo[start + 1];
+    if (photo[start] != 0xff || marker == 0x00 || marker == 0xff) {
+      start += 1;
+      continue;
+    }
+    if (marker == 0x01 || (marker >= 0xd0 && marker <= 0xd8)) {
+      start += 2;
+      continue;
+    }
+    if (marker == 0xd9) {
+      return null;
+    }
+    if (marker == 0xda) {
+      break;
+    }
+    if ((marker >= 0xc0 && marker <= 0xcf && !const [0xc4, 0xc8, 0xcc].contains(marker)) || marker == 0xf7) {
+      frame ??= start;
+    }
+    start += 2 + math.max(2, view.getUint16(start + 2));
+  }
+  if (frame == null) {
+    return null;
+  }
+  final kind = photo[frame + 1];
+  final bits = photo[frame + 4];
+  final deep = bits != 8 && bits >= 2 && bits <= 16; // any other number is damage
+  final greyLossless = kind % 4 == 3 && photo[frame + 9] == 1;
+  final hierarchical = kind % 8 >= 5; // or JPEG-LS
+  if (deep || hierarchical || greyLossless) {
+    return 'rare_jpeg';
+  }
+  if (start + 4 > photo.length) {
+    return null;
+  }
+  final coded = start + 2 + math.max(2, view.getUint16(start + 2));
+  var end = coded;
+  while (end + 1 < photo.length && !(photo[end] == 0xff && photo[end + 1] == 0xd9)) {
+    end++;
+  }
+  if (end + 1 >= photo.length) {
+    return null;
+  }
+  final height = view.getUint16(frame + 5);
+  final width = view.getUint16(frame + 7);
+  final blocks = (width + 7) ~/ 8 * ((height + 7) ~/ 8); // each takes a bit at the least in Huffman's codes
+  return 8 * (end - coded) < (kind < 0xc8 ? blocks : 1) ? 'no_pixel_data' : null;
 }

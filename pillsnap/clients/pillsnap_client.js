@@ -10,7 +10,16 @@
  * resizeRows, turnUpright) also run in Node.js.
  */
 
-import { formatOf, isCutOff, isDamaged, orientationOf, withPictureAlone, withoutMetadata } from "./photo_file.js";
+import {
+  formatOf,
+  isCutOff,
+  isDamaged,
+  isHeif,
+  jpegRefusal,
+  orientationOf,
+  withPictureAlone,
+  withoutMetadata,
+} from "./photo_file.js";
 
 /** What this client does, in the form that the server compares with its own contract. */
 export const CONTRACT = Object.freeze({
@@ -40,8 +49,8 @@ const SAME_LEVELS = 4;
 /** A photo that cannot be prepared. `code` is for programs, `message` for people. */
 export class PhotoError extends Error {
   /**
-   * @param {"empty"|"unsupported_format"|"truncated"|"undecodable"|"unsupported_browser"|"disturbed_pixels"
-   *   |"encoding_failed"} code
+   * @param {"empty"|"unsupported_format"|"heic"|"rare_jpeg"|"truncated"|"no_pixel_data"|"undecodable"
+   *   |"unsupported_browser"|"disturbed_pixels"|"encoding_failed"} code
    * @param {string} message
    * @param {unknown} [cause]
    */
@@ -224,11 +233,21 @@ async function decode(photo) {
   const file = await bytesOf(photo);
   const format = formatOf(file);
   if (file.length === 0) throw new PhotoError("empty", "The file is empty. Choose another one or take the photo again.");
+  if (isHeif(file)) {
+    throw new PhotoError("heic", "This is a HEIC or AVIF photo. Set the phone to JPEG (iPhone: Most Compatible).");
+  }
   if (format === null) {
     throw new PhotoError("unsupported_format", "The file is no JPEG, PNG or WebP. Save the photo as JPEG.");
   }
+  const refusal = jpegRefusal(file);
+  if (refusal === "rare_jpeg") {
+    throw new PhotoError(refusal, "A JPEG of a rare kind (12 bits, lossless in grey …). Save it as a usual JPEG.");
+  }
   if (isCutOff(file)) {
     throw new PhotoError("truncated", "The picture is cut off: its end is missing. Copy it again or take it again.");
+  }
+  if (refusal === "no_pixel_data") {
+    throw new PhotoError(refusal, "The file is a JPEG's header without its pixels. Copy it again or take it again.");
   }
   if (isDamaged(file)) throw undecodable(new Error("a checksum is wrong"));
   const orientation = orientationOf(file);

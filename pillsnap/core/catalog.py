@@ -147,14 +147,14 @@ class Catalog(BaseModel):
         return Catalog(version=new_list.version, created_date=new_list.created_date, drugs=drugs)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path | str) -> Self:
         """Read a drug list, a ``class_mapping.json``, or the one in a folder (the mapping, if it holds both).
 
         Raises:
             CatalogError: neither, or a faulty one.
             DataError: no such file, or not JSON.
         """
-        path = find_catalog_file(path)
+        path = find_catalog_file(Path(path))
         return cls.from_class_mapping(path) if is_class_mapping(path) else cls.from_drug_list(path)
 
     @classmethod

@@ -278,7 +278,7 @@ class ExperimentConfig(Section):
     tuning: TuningConfig = TuningConfig()
 
     @classmethod
-    def load(cls, path: Path, overrides: dict[str, Any] | None = None) -> Self:
+    def load(cls, path: Path | str, overrides: dict[str, Any] | None = None) -> Self:
         """Read an experiment file.
 
         Args:
@@ -288,7 +288,9 @@ class ExperimentConfig(Section):
         Raises:
             ConfigError: no such file, not YAML, an unknown key, a wrong type or value.
         """
-        return cls.build(read_yaml_mapping(path), overrides, source=str(path), overrides_source="the command line")
+        return cls.build(
+            read_yaml_mapping(Path(path)), overrides, source=str(path), overrides_source="the command line"
+        )
 
     @classmethod
     def build(

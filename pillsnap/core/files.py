@@ -105,9 +105,13 @@ def flush_to_disk(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write readable JSON (indented, Korean as it is) as a whole file or nothing. NaN is refused."""
-    text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
-    write_bytes(path, (text + "\n").encode("utf-8"))
+    """Write readable JSON as a whole file or nothing. NaN is refused."""
+    write_bytes(path, json_text(value).encode("utf-8"))
+
+
+def json_text(value: Any) -> str:
+    """Readable JSON: indented, Korean as it is. NaN is refused (ValueError)."""
+    return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
 def read_json(path: Path, *, unique_keys: bool = False) -> Any:

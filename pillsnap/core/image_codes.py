@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
+from pydantic import BaseModel, ConfigDict
+
 
 class _Code(StrEnum):
     """A code and, in one line, what it means."""
@@ -30,7 +32,10 @@ class Refusal(_Code):
     EMPTY = "empty", "the file has no bytes"
     TOO_MANY_BYTES = "too_many_bytes", "the file is larger than the limit"
     UNSUPPORTED_FORMAT = "unsupported_format", "by its content it is not JPEG, PNG or WebP"
+    HEIC = "heic", "a HEIC or AVIF photo: set the phone to JPEG (iPhone: Most Compatible)"
+    RARE_JPEG = "rare_jpeg", "a JPEG of a kind that is not decoded: 12 bits, lossless in grey, height behind the pixels"
     TRUNCATED = "truncated", "the file's end is missing"
+    NO_PIXEL_DATA = "no_pixel_data", "a JPEG that has a header and next to nothing behind it"
     NO_PIXELS = "no_pixels", "the header says that a side is 0"
     TOO_MANY_PIXELS = "too_many_pixels", "the header says that there are more pixels than the limit"
     TOO_SMALL = "too_small", "its shorter side has too few pixels to tell a pill"
@@ -52,3 +57,22 @@ class Remark(_Code):
     CMYK = "cmyk", "the colours are for print: converted without a colour profile"
     DEEP = "more_than_8_bits", "more than 8 bits a channel: the lower bits are dropped"
     ORIENTATION = "exif_orientation", "the picture is stored turned or mirrored; decoding puts it upright"
+    DAMAGED = "damaged", "a part of its pixel data is missing or damaged: it was cut off, or copied badly"
+    TOO_DARK = "too_dark", "no part of the picture is bright enough to see anything"
+    TOO_BRIGHT = "too_bright", "no part of the picture is dark enough to see anything"
+    BLANK = "blank", "one even surface, no pill"
+    BLURRED = "blurred", "no edge in the picture is sharp"
+    NOISE = "noise", "nothing but noise: no shape is left when it is made smaller"
+
+
+DOUBTS = (Remark.DAMAGED, Remark.TOO_DARK, Remark.TOO_BRIGHT, Remark.BLANK, Remark.BLURRED, Remark.NOISE)
+"""With one of these no answer is sure, however confident the model is."""
+
+
+class Finding(BaseModel):
+    """A code for programs, a message for people."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    code: str
+    message: str

@@ -25,17 +25,27 @@ _MAX_PARTS = 100_000
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)  # any number of fill bytes 0xFF may precede (B.1.1.2)
 _SCAN_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)  # of those that have a length, or the end
+_AFTER_PIXELS = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)  # where the decoder of a scan stops
+_AFTER_PIXELS_RESTARTED = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+_END = b"\xff\xd9"
 _MANY_SCANS = 1000
 """Beyond any limit: counting may end."""
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_LS = 0xF7
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {_JPEG_LS}
+_HUFFMAN = frozenset(range(0xC0, 0xC8))  # the others are of arithmetic coding
+_LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
+_HIERARCHICAL = frozenset({0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF})
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _PNG_NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _PNG_MODES: dict[int, ImageMode] = {0: "grey", 2: "rgb", 3: "palette", 4: "grey_alpha", 6: "rgba"}
-_CAMERA = "set the camera to 'most compatible', or convert the picture to JPEG"
+_PHONE = (
+    "set the phone to JPEG (iPhone: Settings > Camera > Formats > Most Compatible; Android: turn high efficiency "
+    "pictures off in the camera's settings), or convert the picture to JPEG"
+)
 _CONVERT = "convert it to JPEG"
 _BRANDS = {
-    **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), ("HEIC", _CAMERA)),
-    **dict.fromkeys((b"avif", b"avis"), ("AVIF", _CONVERT)),
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), ("HEIC", _PHONE)),
+    **dict.fromkeys((b"avif", b"avis"), ("AVIF", _PHONE)),
     b"crx ": ("a Canon raw photo", _CONVERT),
 }
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
@@ -75,6 +85,16 @@ class ImageHeader:
     """The end of the picture is there."""
     scans: int = 1
     """Passes of a JPEG, 1 for what is not progressive."""
+    every_scan: bool = True
+    """False: passes of a JPEG of several are missing."""
+    pixels_end: int | None = None
+    """Where the coded pixels of a JPEG of one pass end; None for all others."""
+    has_pixel_data: bool = True
+    """False: of a JPEG there is little more than the header."""
+    lossless: bool = False
+    """A lossless JPEG, which is decoded in its full size and its own colours only."""
+    undecoded: str = ""
+    """What kind of JPEG it is, where it is of one that is not decoded."""
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -108,10 +128,12 @@ def read_header(data: bytes, name: str = "image") -> ImageHeader:
 def _refuse_foreign(data: bytes, name: str) -> NoReturn:
     """Name the format of what is none of the three."""
     found = next(((what, advice) for start, what, advice in _FOREIGN if data.startswith(start)), None)
+    code = Refusal.UNSUPPORTED_FORMAT
     if data[4:8] == b"ftyp":
         brands = {data[8:12], *(data[i : i + 4] for i in range(16, min(len(data), data[3]), 4))}
         known = [_BRANDS[brand] for brand in (b"avif", b"avis", *sorted(brands)) if brand in brands & _BRANDS.keys()]
         found = known[0] if known else ("a film (MP4 or QuickTime)", "send a photo")
+        code = Refusal.HEIC if found[1] is _PHONE else code
     elif data[:2] == b"BM" and data[6:10] == bytes(4):
         found = ("BMP", _CONVERT)
     elif found is None and _is_text(data[:512]):
@@ -119,7 +141,7 @@ def _refuse_foreign(data: bytes, name: str) -> NoReturn:
     reason = "is not a picture that can be decoded (JPEG, PNG and WebP can)"
     if found is not None:
         reason += f", but {found[0]}; {found[1]}"
-    raise ImageError(f"{name}: {reason}", Refusal.UNSUPPORTED_FORMAT)
+    raise ImageError(f"{name}: {reason}", code)
 
 
 def _is_text(head: bytes) -> bool:
@@ -135,49 +157,94 @@ def _damaged(what: str) -> ImageError:
 
 def _read_jpeg(data: bytes) -> ImageHeader:
     frame: tuple[int, int, int, int] | None = None
-    orientation = transform = 0
-    progressive = False
-    for marker, segment, position in _jpeg_segments(data):
+    orientation = transform = kind = 0
+    restarts = False
+    scan, coded = b"", len(data)
+    for marker, segment, end in _jpeg_segments(data):
         if marker in _START_OF_FRAME:
             if frame is not None:
                 raise _damaged("it has two frames")
-            frame = struct.unpack_from(">BHHB", segment)
-            progressive = marker & 3 == 2
+            kind, frame = marker, struct.unpack_from(">BHHB", segment)
         elif marker == 0xE1 and segment[:6] == b"Exif\0\0" and not orientation:
             orientation = _orientation(segment[6:])
         elif marker == 0xEE and segment[:5] == b"Adobe" and len(segment) >= 12:
             transform = segment[11]
+        elif marker == 0xDD:
+            restarts = any(segment[:2])
         elif marker == 0xDA:
-            start = position
+            scan, coded = segment, end
     if frame is None:
         raise _damaged("its pixels come before its size")
     bit_depth, height, width, channels = frame
     mode: ImageMode | None = {1: "grey", 3: "rgb", 4: "ycck" if transform == 2 else "cmyk"}.get(channels)
     if mode is None:
         raise _damaged(f"{channels} channels")
-    # What follows the end marker is free: phones append the film of a motion photo there.
-    whole = data.rfind(b"\xff\xd9", start) >= 0
-    scans = 1 if data[start + 4] == channels and not progressive else _count_scans(data, start)
-    return ImageHeader("jpeg", mode, width, height, bit_depth, False, False, orientation or 1, whole, scans)
+    last = data.find(_END, coded)
+    lossless, progressive = kind in _LOSSLESS, kind & 3 == 2
+    found = (_AFTER_PIXELS_RESTARTED if restarts else _AFTER_PIXELS).search(data, coded)
+    undecoded = _undecoded_kind(kind, bit_depth, channels)
+    if height == 0 and found is not None and found[0] == b"\xff\xdc":
+        undecoded = "whose height stands behind its pixels (DNL)"
+    alone = scan[0] == channels and not progressive
+    blocks = -(-width // 8) * -(-height // 8)  # each takes a bit at the least in Huffman's codes
+    scans, every_scan = (1, True) if alone else _walk_scans(data, coded, scan, channels, progressive)
+    return ImageHeader(
+        "jpeg", mode, width, height, bit_depth, False, False, orientation or 1,
+        whole=last >= 0,  # what follows the end marker is free: phones append the film of a motion photo there
+        scans=scans,
+        every_scan=every_scan,
+        pixels_end=found.start() if found is not None and alone else None,
+        has_pixel_data=8 * (last - coded) >= (blocks if kind in _HUFFMAN else 1),
+        lossless=lossless,
+        undecoded=undecoded,
+    )  # fmt: skip
 
 
-def _count_scans(data: bytes, start: int) -> int:
-    """Scans from the first one on, by walking the markers as a decoder does: a segment between two scans may hold bytes
-    that look like an end, and the scans behind it are decoded all the same. Counting ends where there are too many."""
-    scans, position = 0, start
+def _undecoded_kind(start_of_frame: int, bit_depth: int, channels: int) -> str:
+    """In words, what libjpeg does not decode to 8 bits of colour; empty for all that it does."""
+    if start_of_frame == _JPEG_LS:
+        return "of the kind JPEG-LS"
+    if bit_depth != 8 and 2 <= bit_depth <= 16:  # any other number is damage
+        return f"of {bit_depth} bits a channel"
+    if start_of_frame in _HIERARCHICAL:
+        return "of the hierarchical kind"
+    return "of the lossless kind, in grey" if start_of_frame in _LOSSLESS and channels == 1 else ""
+
+
+def _walk_scans(data: bytes, coded: int, scan: bytes, channels: int, progressive: bool) -> tuple[int, bool]:
+    """How many scans there are, and whether they hold every bit of every coefficient.
+
+    The markers are walked as a decoder does: a segment between two scans may hold bytes that look like an end, and the
+    scans behind it are decoded all the same. Counting ends where there are too many.
+
+    Args:
+        data: the file.
+        coded: where the pixels of the first scan begin.
+        scan: the content of its header.
+        channels: of the frame.
+        progressive: whether a scan holds some of the coefficients, or some of their bits.
+    """
+    missing: dict[int, list[int]] = {}  # component → of each coefficient, how many bits are still missing
+    scans, position = 0, coded
     for _ in range(_MAX_PARTS):
+        if scan:
+            scans += 1
+            first, last, bits = struct.unpack_from("3B", scan, 1 + 2 * scan[0]) if progressive else (0, 63, 0)
+            for component in scan[1 : 1 + 2 * scan[0] : 2]:
+                coefficients = missing.setdefault(component, [16] * 64)
+                coefficients[first : last + 1] = [bits & 15] * len(coefficients[first : last + 1])
         found = _SCAN_MARKER.search(data, position)
         if found is None or found[1] == b"\xd9" or scans > _MANY_SCANS:
-            return scans
-        marker, position = found[1][0], found.end()
-        scans += marker == 0xDA
-        length = int.from_bytes(data[position : position + 2], "big")
-        position += max(length, 2)
+            return scans, len(missing) == channels and not any(map(any, missing.values()))
+        position = found.end()
+        length = max(int.from_bytes(data[position : position + 2], "big"), 2)
+        scan = data[position + 2 : position + length] if found[1] == b"\xda" else b""
+        position += length
     raise _damaged(f"over {_MAX_PARTS:,} segments")
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Marker, content and position of every segment up to the first scan (0xDA), which is the last that is given.
+    """Marker, content and end of every segment up to the first scan (0xDA), which is the last that is given.
 
     Past the header only: a thumbnail within it has scans and an end marker of its own. Bytes between two segments
     are skipped, as libjpeg does.
@@ -193,10 +260,11 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
         if marker == 0xD9:
             raise _damaged("it ends before its pixels")
         (length,) = struct.unpack_from(">H", data, position)
-        yield marker, data[position + 2 : position + length], found.start()
+        end = position + max(length, 2)
+        yield marker, data[position + 2 : end], end
         if marker == 0xDA:
             return
-        position += max(length, 2)
+        position = end
     raise _damaged(f"over {_MAX_PARTS:,} segments")
 
 

@@ -14,11 +14,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pillsnap.core.errors import ImageError
-from pillsnap.core.image_codes import Refusal, Remark
+from pillsnap.core.image_codes import DOUBTS, Finding, Refusal, Remark
 from pillsnap.core.image_header import ImageFormat, ImageHeader, ImageMode, read_header
-from pillsnap.core.images import MAX_PIXELS, MAX_SCANS, decode_inspected, refuse_header
+from pillsnap.core.image_quality import MEASURED_FROM_PX, QualityLimits, doubts
+from pillsnap.core.images import MAX_PIXELS, MAX_SCANS, decode_grey, reduction, refuse_header
 
-VALIDATOR_VERSION = "1.1"
+VALIDATOR_VERSION = "1.2"
 MAX_UPLOAD_BYTES = 10 * 2**20
 """The specification's 10 MB, read as 10 MiB: 10,485,760 bytes pass, one more is refused."""
 MIN_SIDE_PX = 512
@@ -31,15 +32,6 @@ _ENDINGS: dict[str, ImageFormat] = {
     ".png": "png",
     ".webp": "webp",
 }
-
-
-class Finding(BaseModel):
-    """A code for programs, a message for people."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    code: str
-    message: str
 
 
 class ValidationResult(BaseModel):
@@ -77,17 +69,20 @@ class ImageValidator:
             "expected_formats": ["jpeg", "png"],
             "decodable_formats": ["jpeg", "png", "webp"],
             "warnings": {code.value: code.meaning for code in Remark},
+            "never_sure": [code.value for code in DOUBTS],
+            "quality_limits": QualityLimits().model_dump(),
             "refusals": {code.value: code.meaning for code in Refusal},
         }
 
     def validate(self, data: bytes, name: str | None = None) -> ValidationResult:
-        """Look at a photo; it is decoded (a JPEG at 1/8) and thrown away. Raises nothing for a bad photo.
+        """Look at a photo; it is decoded (a large JPEG smaller) and thrown away. Raises nothing for a bad photo.
 
         Args:
             data: the file, as it came.
             name: the file's name where there is one: only to remark on an ending that says something else.
         """
         header: ImageHeader | None = None
+        warnings: tuple[Finding, ...] = ()
         refusals: tuple[Finding, ...] = ()
         try:
             if len(data) > MAX_UPLOAD_BYTES:
@@ -97,9 +92,11 @@ class ImageValidator:
                     Refusal.TOO_MANY_BYTES,
                 )
             header = read_header(data, _NAME)
+            warnings = self.remarks(header, name)
             refuse_header(header, _NAME)
             refuse_small(header, _NAME)
-            decode_inspected(data, header, 8 if header.format == "jpeg" else 1, _NAME)
+            decoded = decode_grey(data, header, reduction(header, MEASURED_FROM_PX), _NAME)
+            warnings += doubts(decoded)
         except ImageError as error:
             refusals = (_finding(error.code, str(error).removeprefix(f"{_NAME}: ")),)
         width, height = header.upright_size if header else (None, None)
@@ -110,12 +107,13 @@ class ImageValidator:
             width=width,
             height=height,
             size_kb=round(len(data) / 1024, 3),
-            warnings=self.remarks(header, name) if header else (),
+            warnings=warnings,
             refusals=refusals,
         )
 
     def remarks(self, header: ImageHeader, name: str | None = None) -> tuple[Finding, ...]:
-        """The warnings alone, for who decodes the photo anyway; ``header`` and ``name`` as in `validate`."""
+        """The warnings that the header gives, for who decodes the photo anyway and asks `doubts` of its pixels;
+        ``header`` and ``name`` as in `validate`."""
         return tuple(_remarks(header, name))
 
     def pass_through(self, data: bytes, name: str | None = None) -> bytes:

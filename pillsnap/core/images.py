@@ -14,10 +14,15 @@ The result is always RGB, uint8, H,W,C (legend: H height, W width, C channel). W
 | animated WebP | its first frame, on its canvas |
 | APNG | its default image (what a decoder shows that knows no APNG) |
 | bytes after the end (motion photo) | ignored |
-| HEIC, AVIF, GIF, BMP, TIFF, PDF, text … | `unsupported_format`; told by content, never by name |
+| GIF, BMP, TIFF, PDF, text … | `unsupported_format`; told by content, never by name |
 | no bytes; over 64 MiB | `empty`, `too_many_bytes` |
 | a side of 0; over 64 million pixels | `no_pixels`, `too_many_pixels`, before anything is decoded |
+| HEIC, AVIF | `heic`: what to set on the phone |
+| JPEG of 12 bits, JPEG-LS, hierarchical, lossless in grey, its height behind the pixels | `rare_jpeg`: what it is |
 | the end is missing | `truncated` (the decoder would fill the rest with grey) |
+| a JPEG's header with next to nothing behind it | `no_pixel_data` |
+| a JPEG that has its end, but not all of its pixels | decoded, the rest grey or torn; `Decoded.whole` says so |
+| … of a progressive one, in its last pass | decoded, not noticed: it holds the finest bits, a level or two |
 | damaged | `undecodable`, where the decoder notices: JPEG has no checksum, so a flipped bit can pass |
 
 Alpha is not composited because that would invent a background that no photo has; a picture with transparency is
@@ -29,7 +34,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -50,6 +55,10 @@ MAX_PIXELS = 64_000_000
 """
 MAX_SCANS = 32
 """Most passes of a JPEG: each costs a walk over all pixels and only some bytes of file. Encoders write about 10."""
+
+_IN_PLACE_OF_THE_END = bytes(16)
+"""The decoder reads 8 bytes ahead."""
+_MANY_ZEROS = 64
 
 _AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # The REDUCED_GRAYSCALE flags hold the bit of the scale alone: together with COLOR_RGB the result has colours.
@@ -76,6 +85,15 @@ _UPRIGHT: dict[int, Callable[[Any], Any]] = {
 }
 
 
+class Decoded(NamedTuple):
+    """Pixels, and whether they are all of the picture."""
+
+    pixels: NDArray[np.uint8]
+    """``image_rgb_HWC_u8`` or ``grey_HW_u8``, upright."""
+    whole: bool
+    """False: a part of a JPEG's pixel data is missing or damaged, and the decoder filled it with something."""
+
+
 def inspect(data: bytes, name: str = "image") -> ImageHeader:
     """Everything that can be refused before a single pixel is decoded.
 
@@ -92,7 +110,12 @@ def inspect(data: bytes, name: str = "image") -> ImageHeader:
 
 
 def refuse_header(header: ImageHeader, name: str = "image") -> None:
-    """Raise ImageError for a header that the decoder must not be given (size, end, scans)."""
+    """Raise ImageError for a header that the decoder must not be given (kind, size, end, scans)."""
+    if header.undecoded:
+        raise ImageError(
+            f"{name}: is a JPEG {header.undecoded}, which is not decoded; save it as a usual JPEG (8 bits, baseline)",
+            Refusal.RARE_JPEG,
+        )
     pixels = header.width * header.height
     if pixels == 0:
         raise ImageError(f"{name}: is {header.width}×{header.height} px: no pixels", Refusal.NO_PIXELS)
@@ -105,6 +128,12 @@ def refuse_header(header: ImageHeader, name: str = "image") -> None:
     if not header.whole:
         raise ImageError(
             f"{name}: the picture is cut off (its end is missing); copy or take it again", Refusal.TRUNCATED
+        )
+    if not header.has_pixel_data:
+        raise ImageError(
+            f"{name}: is the header of a JPEG without its pixels ({header.width}×{header.height} px, next to nothing "
+            "behind it); copy or take it again",
+            Refusal.NO_PIXEL_DATA,
         )
     if header.scans > MAX_SCANS:
         raise ImageError(
@@ -126,33 +155,55 @@ def decode_rgb(data: bytes, name: str = "image", keep_side: int | None = None) -
         ImageError: as the table above says; the message starts with ``name``.
     """
     header = inspect(data, name)
-    return decode_inspected(data, header, 1 if keep_side is None else reduction(header, keep_side), name)
+    return decode_inspected(data, header, 1 if keep_side is None else reduction(header, keep_side), name).pixels
 
 
-def decode_inspected(data: bytes, header: ImageHeader, scale: int, name: str = "image") -> NDArray[np.uint8]:
+def decode_inspected(data: bytes, header: ImageHeader, scale: int, name: str = "image") -> Decoded:
     """Decode what `inspect` has let through, at 1/``scale`` (1, 2, 4, 8). Raises ImageError (``undecodable``)."""
     height, width = -(-header.height // scale), -(-header.width // scale)
     return _decode(data, header, _READ_FLAGS[scale], (height, width, 3), name)
 
 
-def decode_grey(data: bytes, header: ImageHeader, scale: int, name: str = "image") -> NDArray[np.uint8]:
+def decode_grey(data: bytes, header: ImageHeader, scale: int, name: str = "image") -> Decoded:
     """As `decode_inspected`, but ``grey_HW_u8``: half the time for a JPEG, whose colour is never made."""
-    if header.mode in ("cmyk", "ycck"):  # libjpeg makes no grey of these
-        return np.asarray(cv2.cvtColor(decode_inspected(data, header, scale, name), cv2.COLOR_RGB2GRAY), np.uint8)
+    if header.mode in ("cmyk", "ycck") or header.lossless:  # libjpeg makes no grey of these
+        image, whole = decode_inspected(data, header, scale, name)
+        return Decoded(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8), whole)
     height, width = -(-header.height // scale), -(-header.width // scale)
     return _decode(data, header, _GREY_FLAGS[scale], (height, width), name)
 
 
-def _decode(data: bytes, header: ImageHeader, flags: int, shape: tuple[int, ...], name: str) -> NDArray[np.uint8]:
-    plain = bare_png(data) if header.format == "png" else data
+def _decode(data: bytes, header: ImageHeader, flags: int, shape: tuple[int, ...], name: str) -> Decoded:
+    image: Any = None
+    whole = header.every_scan
     try:
-        image: Any = cv2.imdecode(np.frombuffer(plain, np.uint8), flags)
+        if header.pixels_end is not None:
+            # Without its end marker a JPEG is decoded as long as no pixel is missing, to the same pixels; where the
+            # decoder runs out of bytes it gives nothing. With the marker it would fill the rest and be silent.
+            image = _decoded(data[: header.pixels_end] + _IN_PLACE_OF_THE_END, flags)
+            whole = image is not None and not _ends_in_idle_zeros(data, header.pixels_end, flags)
+        if image is None:
+            image = _decoded(bare_png(data) if header.format == "png" else data, flags)
     except cv2.error as error:
         raise ImageError(f"{name}: cannot be decoded ({error.err or 'damaged'})", Refusal.UNDECODABLE) from error
     if image is None or image.shape != shape or image.dtype != np.uint8:
         raise ImageError(f"{name}: cannot be decoded (damaged); copy or take it again", Refusal.UNDECODABLE)
     turn = _UPRIGHT.get(header.orientation)
-    return np.asarray(image if turn is None else turn(image), np.uint8)
+    return Decoded(np.asarray(image if turn is None else turn(image), np.uint8), whole)
+
+
+def _ends_in_idle_zeros(data: bytes, end: int, flags: int) -> bool:
+    """Whether a JPEG's pixels end in zeros that no pixel needs, as a copy that broke off leaves them.
+
+    Zeros alone are no damage: in tables made for the picture they may stand for an even surface.
+    """
+    if any(data[end - _MANY_ZEROS : end]):
+        return False
+    return _decoded(data[: end - _MANY_ZEROS // 2] + _IN_PLACE_OF_THE_END, flags) is not None
+
+
+def _decoded(data: bytes, flags: int) -> Any:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
 
 
 def reduction(header: ImageHeader, keep_side: int) -> int:
@@ -161,7 +212,7 @@ def reduction(header: ImageHeader, keep_side: int) -> int:
     Only where the centre square falls on whole pixels of the smaller picture too: otherwise the crop would be off by
     part of a pixel, and turned pictures by another part than upright ones. Every common sensor size allows it.
     """
-    if header.format != "jpeg":
+    if header.format != "jpeg" or header.lossless:
         return 1  # the others are decoded whole and shrunk afterwards: nothing is won
     short, long = sorted((header.width, header.height))
     fits = (s for s in (8, 4, 2) if short // s >= keep_side and short % s == 0 and (long - short) % (2 * s) == 0)

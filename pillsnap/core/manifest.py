@@ -97,7 +97,7 @@ class Manifest:
             write_json(files[SUMMARY_FILE], self.summary)
 
     @classmethod
-    def load(cls, root: Path) -> Self:
+    def load(cls, root: Path | str) -> Self:
         """Read a manifest and check its hash.
 
         Args:
@@ -107,6 +107,7 @@ class Manifest:
             ManifestError: missing, unreadable, or of another version.
             TamperedError: the hash does not belong to what is there.
         """
+        root = Path(root)
         root = root.parent if root.name == SUMMARY_FILE else root
         if not (root / SUMMARY_FILE).is_file():
             raise ManifestError(f"{root}: holds no {SUMMARY_FILE}; make one with: pillsnap data prepare")

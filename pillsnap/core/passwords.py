@@ -17,6 +17,10 @@ def hide_passwords(text: str) -> str:
     return _IN_QUERY.sub(r"\1***", _IN_ADDRESS.sub(r"\1:***@", text))
 
 
+STAMPED = ("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
+"""Arguments of `WithoutPasswords` for a log of many hours: local time before each line."""
+
+
 class WithoutPasswords(logging.Formatter):
     """Of a log: whoever writes to it, a library too, what an address holds of a password is not said."""
 

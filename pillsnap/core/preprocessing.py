@@ -8,7 +8,7 @@ another preprocessing than its own. Legend: N batch, H height, W width, C channe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from pillsnap.core.boxes import Box, crop_to_box
 from pillsnap.core.errors import ImageError
-from pillsnap.core.image_codes import Refusal
-from pillsnap.core.images import decode_rgb
+from pillsnap.core.image_codes import Finding, Refusal
+from pillsnap.core.image_quality import MEASURED_FROM_PX, SMALL_SIDE, doubts
+from pillsnap.core.images import decode_grey, decode_inspected, decode_rgb, inspect, reduction
 from pillsnap.core.preprocessing_spec import PreprocessingSpec
 
 _INTERPOLATION = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
@@ -85,6 +86,14 @@ class UnifiedPreprocessor:
         return cv2.cvtColor(cv2.insertChannel(lightness, lab, 0), cv2.COLOR_LAB2RGB)
 
 
+class Examined(NamedTuple):
+    """A photo's pixels, and why no answer to them is sure."""
+
+    image_u8: NDArray[np.uint8]
+    doubts: tuple[Finding, ...]
+    """Codes: `image_codes.DOUBTS`."""
+
+
 class InferencePreprocessor:
     """From the bytes of photos to the input of a bundle: decode, RGB, the same `UnifiedPreprocessor`.
 
@@ -122,6 +131,19 @@ class InferencePreprocessor:
         if box is not None:
             return _cropped(decode_rgb(data, name), box, name)
         return decode_rgb(data, name, self.spec.target_size if self.spec.decoding == "reduced" else None)
+
+    def decode_examined(self, data: bytes, name: str = "image") -> Examined:
+        """As `decode`, and what the whole picture gives to doubt: the figures are those that the audit takes.
+
+        Raises:
+            ImageError: the message starts with ``name``.
+        """
+        header = inspect(data, name)
+        scale = reduction(header, self.spec.target_size) if self.spec.decoding == "reduced" else 1
+        decoded = seen = decode_inspected(data, header, scale, name)
+        if scale > 1 and min(decoded.pixels.shape[:2]) < SMALL_SIDE:  # too small to tell sharp from blurred
+            seen = decode_grey(data, header, reduction(header, MEASURED_FROM_PX), name)
+        return Examined(decoded.pixels, doubts(seen))
 
     def prepare_pixels(self, image_rgb_HWC_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The second half of `prepare_for_model`: ``image_NHWC_u8`` with N = 1. Raises ImageError."""

@@ -1,9 +1,7 @@
 """Judge what was read: which pictures are left out, and why; what else is worth knowing. Pure.
 
 A finding either quarantines its picture (it is in no split, and listed with its reason) or notes something about it.
-Thresholds were set on 1,500 real and drawn pictures of pills: the dullest good one has a sharpness of 6, a pill that
-fills 1 % of black cloth still has its brightest thousandth at 120; blurred by 2 % of their side they fall under 2.5.
-Noise looks sharp: two grey levels of it (at 640 px) already hide that blur, so a sharp figure proves nothing.
+Whether anything can be seen in a picture is judged as the server judges it (`core.image_quality`).
 """
 
 from __future__ import annotations
@@ -11,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from pillsnap.core.image_codes import Refusal
+from pillsnap.core import image_quality
+from pillsnap.core.image_codes import DOUBTS, Refusal, Remark
+from pillsnap.core.image_quality import QualityLimits
 from pillsnap.data.names import Domain
 from pillsnap.data.reading import Reading
 
 QUARANTINE: dict[str, str] = {
     **{code.value: code.meaning for code in Refusal},
+    **{code.value: code.meaning for code in DOUBTS},
     "too_small": "the shorter side has too few pixels",
-    "too_dark": "no part of the picture is bright enough to see anything",
-    "too_bright": "no part of the picture is dark enough to see anything",
-    "blank": "one even surface, no pill",
-    "blurred": "no edge in the picture is sharp",
     "name_not_utf8": "its name, or that of a folder below the drug's, is not UTF-8 (of Korean Windows): rename it",
     "wrong_folder": "named after one drug, lies in the folder of another",
     "label_of_another_drug": "its label names another drug than its folder",
@@ -39,27 +36,17 @@ NOTES: dict[str, str] = {
     "looks_like_another_class": "hashes like a picture of another drug: a wrong label, or look-alikes",
 }
 """Codes that keep the picture."""
-JUDGEMENTS = ("too_small", "too_dark", "too_bright", "blank", "blurred")
+JUDGEMENTS = ("too_small", *(code.value for code in DOUBTS if code is not Remark.DAMAGED))
 """Codes that hang on the limits."""
 _USUAL_SHARE = 0.8
 _ODD_SHARE = 0.01
 
 
-class AuditLimits(BaseModel):
-    """Where a picture stops being usable. Brightness is 0 to 255, on the grey picture of 256 × 256."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class AuditLimits(QualityLimits):
+    """Where a picture stops being usable, by its size too."""
 
     min_side_px: int = Field(default=64, ge=1)
     """Shorter side."""
-    dark_below: float = Field(default=48, ge=0, le=255)
-    """Too dark where all but the brightest thousandth of the pixels is darker."""
-    bright_above: float = Field(default=225, ge=0, le=255)
-    """Too bright where all but the darkest thousandth of the pixels is brighter."""
-    blank_below: float = Field(default=12, ge=0, le=255)
-    """Blank where these two thousandths are closer together."""
-    sharpness_below: float = Field(default=2.5, ge=0)
-    """Blurred where the variance of the Laplacian is lower."""
     allow: frozenset[str] = frozenset()
     """Those of `JUDGEMENTS` that are noted only."""
 
@@ -118,11 +105,4 @@ def _judgements(reading: Reading, limits: AuditLimits) -> Iterator[tuple[str, st
     if min(reading.width, reading.height) < limits.min_side_px:
         size = f"{reading.width}×{reading.height} px"
         yield "too_small", f"{size}; the shorter side must have {limits.min_side_px}"
-    if figures.brightest < limits.dark_below:
-        yield "too_dark", f"its brightest parts have {figures.brightest:.0f} of 255"
-    elif figures.darkest > limits.bright_above:
-        yield "too_bright", f"its darkest parts have {figures.darkest:.0f} of 255"
-    elif figures.brightest - figures.darkest < limits.blank_below:
-        yield "blank", f"all of it is between {figures.darkest:.0f} and {figures.brightest:.0f} of 255"
-    elif figures.sharpness < limits.sharpness_below:
-        yield "blurred", f"sharpness {figures.sharpness:.1f}, under {limits.sharpness_below:g}"
+    yield from ((finding.code, finding.message) for finding in image_quality.judge(figures, limits))

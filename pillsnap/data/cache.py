@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 
 from pillsnap.core.boxes import BOX_COLUMNS, MARGIN, box_of_row
 from pillsnap.core.errors import DataError
+from pillsnap.core.file_lock import only_one
 from pillsnap.core.files import read_json, write_json
 from pillsnap.core.manifest import Manifest
 from pillsnap.core.preprocessing import InferencePreprocessor
 from pillsnap.core.preprocessing_spec import PreprocessingSpec
-from pillsnap.data.lock import only_one
 from pillsnap.data.parallel import Progress, map_in_order, no_progress
 from pillsnap.data.row_file import DATA_FILE, ORIGIN_BYTES, ORIGIN_FILE, Indices, Origins, RowFile, find_rows
 

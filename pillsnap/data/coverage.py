@@ -40,7 +40,7 @@ def class_coverage(
     return {
         "missing_real": real_missing,
         "missing_studio": studio_missing,
-        "problems": [*_problems(by_domain), *_short(mix)],
+        "problems": [*_problems(by_domain), *_short(mix, ratio, real_missing, studio_missing)],
         "empty_splits": [
             f"{split}/{domain}"
             for domain in DOMAINS
@@ -106,13 +106,16 @@ def in_words(plan: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(shown[:_CELLS_LISTED]) + more
 
 
-def _short(mix: ClassMix) -> list[str]:
+def _short(mix: ClassMix, ratio: float, real_missing: int, studio_missing: int) -> list[str]:
+    """How far a class is from the rule, and what it takes to get there."""
     problems = []
     if mix.shortfall:
         problems.append(f"{mix.images} of {mix.wanted} images")
     if not mix.reaches_ratio:
-        problems.append(f"real share {mix.real_share:.0%}")
-    return problems
+        problems.append(f"real share {mix.real_share:.0%} ({ratio:.0%} wanted)")
+    needed = {"real photos": real_missing, "studio pictures": studio_missing}
+    missing = " and ".join(f"{count} more {what}" for what, count in needed.items() if count)
+    return [f"{', '.join(problems)}: {missing} needed" if missing else ", ".join(problems)] if problems else []
 
 
 def _problems(by_domain: Mapping[Domain, Sequence[Usable]]) -> list[str]:

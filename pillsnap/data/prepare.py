@@ -22,6 +22,7 @@ import pyarrow as pa
 from pillsnap.core.catalog import Catalog
 from pillsnap.core.errors import ConfigError, DataError, PillSnapError
 from pillsnap.core.experiment import AugmentationConfig
+from pillsnap.core.file_lock import only_one
 from pillsnap.core.files import read_json, write_json
 from pillsnap.core.manifest import Manifest
 from pillsnap.core.preprocessing_spec import PreprocessingSpec
@@ -31,7 +32,6 @@ from pillsnap.data.audit_report import AUDIT_FILE, write_audit_report
 from pillsnap.data.earlier import EarlierSplits, check_previous, load_earlier
 from pillsnap.data.ledger import LEDGER_FILE, LedgerWriter, writing_ledger
 from pillsnap.data.links import LINK_FOLDERS, check_replaceable, link_folders, link_names
-from pillsnap.data.lock import only_one
 from pillsnap.data.names import Domain
 from pillsnap.data.parallel import Progress, no_progress
 from pillsnap.data.scan import SCAN_FILE, ScanStore

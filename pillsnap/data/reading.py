@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import cv2
 import imagehash
@@ -19,32 +18,18 @@ from PIL import Image
 from pillsnap.core.boxes import Box
 from pillsnap.core.errors import DataError, ImageError
 from pillsnap.core.files import sha256_bytes
-from pillsnap.core.image_codes import Refusal
+from pillsnap.core.image_codes import Refusal, Remark
+from pillsnap.core.image_quality import MEASURED_FROM_PX, Figures, measure, small_grey
 from pillsnap.core.images import decode_grey, inspect, read_image_bytes, reduction
 from pillsnap.core.text import is_utf8
 from pillsnap.data.labels import Label, disagreements, parse_label
 from pillsnap.data.names import combination_kcodes, kcode_of_name
 from pillsnap.data.sources import Picture
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Another number makes every picture be read again."""
-SMALL_SIDE = 256
-"""Pixels per side of the grey picture that the figures are taken from."""
 HASHED_SIDE = 64
 THUMB_SIDE = 16
-_TAIL = 0.001
-
-
-class Figures(NamedTuple):
-    """What the audit judges: brightness 0 to 255 and sharpness of the grey picture of 256 × 256."""
-
-    darkest: float
-    """0.1 % of the pixels are darker."""
-    brightest: float
-    """0.1 % of the pixels are brighter."""
-    mean: float
-    sharpness: float
-    """Variance of the Laplacian (Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", 2000)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +63,10 @@ def read_picture(picture: Picture) -> Reading:
         sha256 = sha256_bytes(data)
         header = inspect(data, picture.path)
         width, height = header.upright_size
-        grey_HW_u8 = small_grey(decode_grey(data, header, reduction(header, 2 * SMALL_SIDE), picture.path))
+        decoded = decode_grey(data, header, reduction(header, MEASURED_FROM_PX), picture.path)
+        if not decoded.whole:
+            raise ImageError("a part of its pixel data is missing or damaged; copy or take it again", Remark.DAMAGED)
+        grey_HW_u8 = small_grey(decoded.pixels)
         label, notes = _read_label(picture)
         box, box_notes = _checked_box(picture, label, width, height)
     except ImageError as error:
@@ -90,11 +78,6 @@ def read_picture(picture: Picture) -> Reading:
     return Reading(picture.path, sha256, width, height, dhash, phash, thumb, figures, box, notes + box_notes)
 
 
-def small_grey(grey_HW_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The whole picture at 256 × 256."""
-    return np.asarray(cv2.resize(grey_HW_u8, (SMALL_SIDE, SMALL_SIDE), interpolation=cv2.INTER_AREA), np.uint8)
-
-
 def perceptual_hashes(grey_HW_u8: NDArray[np.uint8]) -> tuple[str, str]:
     """dHash and pHash (64 bits each, as hexadecimal digits), by the library imagehash.
 
@@ -103,14 +86,6 @@ def perceptual_hashes(grey_HW_u8: NDArray[np.uint8]) -> tuple[str, str]:
     """
     image = Image.fromarray(cv2.resize(grey_HW_u8, (HASHED_SIDE, HASHED_SIDE), interpolation=cv2.INTER_AREA))
     return str(imagehash.dhash(image)), str(imagehash.phash(image))
-
-
-def measure(grey_HW_u8: NDArray[np.uint8]) -> Figures:
-    """The figures of a grey picture."""
-    share_of_darker = np.bincount(grey_HW_u8.ravel(), minlength=256).cumsum() / grey_HW_u8.size
-    darkest, brightest = np.searchsorted(share_of_darker, [_TAIL, 1 - _TAIL])
-    _, deviation = cv2.meanStdDev(cv2.Laplacian(grey_HW_u8, cv2.CV_16S))
-    return Figures(float(darkest), float(brightest), float(cv2.mean(grey_HW_u8)[0]), float(deviation[0, 0] ** 2))
 
 
 def _check_name(picture: Picture) -> None:

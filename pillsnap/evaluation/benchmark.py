@@ -169,7 +169,7 @@ def time_stages(session: PillSession, photo: bytes, name: str = "image") -> dict
     """Milliseconds of each of `STAGES` and of the `WHOLE`, of one photo. Raises ImageError, BundleError."""
     preprocessor = session.preprocessor
     ticks = [time.perf_counter()]
-    image_HWC_u8 = preprocessor.decode(photo, name)
+    image_HWC_u8, _ = preprocessor.decode_examined(photo, name)
     ticks.append(time.perf_counter())
     square_HWC_u8 = preprocessor.preprocessor.crop_and_resize(image_HWC_u8)
     ticks.append(time.perf_counter())

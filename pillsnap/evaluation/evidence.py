@@ -14,7 +14,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import softmax
 
 import pillsnap
@@ -27,7 +26,7 @@ from pillsnap.core.manifest import Manifest
 from pillsnap.evaluation import metrics
 from pillsnap.evaluation.comparison import compare
 from pillsnap.evaluation.latency import choose_photos, hardware_name, measure_latency
-from pillsnap.evaluation.predict import Predictions, Progress, Way, predict_ways
+from pillsnap.evaluation.predict import Answers, Predictions, Progress, Way, predict_ways
 from pillsnap.inference.session import PillSession
 
 SLICED_BY = ("background", "light", "side")
@@ -89,26 +88,27 @@ def evaluate(
         ways["quantised"] = Way(PillSession.load(quantised, threads=threads))
         _check_classes(ways["quantised"].session, manifest, quantised)
     answers = dict(zip(ways, predict_ways(list(ways.values()), manifest, rows, progress), strict=True))
-    predictions = Predictions(rows, manifest.labels(rows), answers["direct"], session.metadata.retired_indices)
+    direct = answers["direct"]
+    labels_N, retired = manifest.labels(rows), session.metadata.retired_indices
+    predictions = Predictions(rows, labels_N, direct.probabilities_NK, retired, direct.doubted_N)
     photos, image = choose_photos(manifest, predictions.rows)
     latency = measure_latency(session, photos, image)
     evidence = _evidence(session, manifest, predictions, latency, run_id)
     comparison = None
     if champion is not None:
-        theirs = np.asarray(answers["champion"].argmax(axis=1), np.int64)
+        theirs = np.asarray(answers["champion"].probabilities_NK.argmax(axis=1), np.int64)
         groups_N = rows["group"].to_pylist()
         comparison = compare(predictions, session, theirs, ways["champion"].session, groups_N)
     more = {"agreements": _agreements(session, ways, answers), "comparison": comparison}
     return EvaluationResult(evidence.model_copy(update=more), predictions, session.metadata)
 
 
-def _agreements(
-    session: PillSession, ways: Mapping[str, Way], answers: Mapping[str, NDArray[np.float32]]
-) -> dict[str, Agreement]:
+def _agreements(session: PillSession, ways: Mapping[str, Way], answers: Mapping[str, Answers]) -> dict[str, Agreement]:
     found = {}
     for name in ("client", "quantised"):
         if name in answers:
-            direct_NK, other_NK = answers["direct"][:: ways[name].every], answers[name]
+            direct_NK = answers["direct"].probabilities_NK[:: ways[name].every]
+            other_NK = answers[name].probabilities_NK
             found[name] = Agreement(
                 images=len(other_NK),
                 top1=float((direct_NK.argmax(axis=1) == other_NK.argmax(axis=1)).mean()),
@@ -208,24 +208,22 @@ def _calibration(
         "temperature": temperature,
         "ece": ece,
         "ece_uncalibrated": metrics.expected_calibration_error(raw),
-        **_selective(session.metadata.unsure_below, predictions.confidences_N, right_N),
     }
+    unsure_below = session.metadata.unsure_below
+    if unsure_below is not None:
+        sure_N = predictions.sure_N(unsure_below)
+        found |= {"unsure_below": unsure_below, **_selective(sure_N, right_N)}
     if real_N.any():
         confidences_N, right_N = predictions.confidences_N[real_N], right_N[real_N]
         found["real_ece"] = metrics.expected_calibration_error(metrics.reliability(confidences_N, right_N))
-        apart = _selective(session.metadata.unsure_below, confidences_N, right_N)
-        found |= {f"real_{name}": apart[name] for name in ("sure_share", "right_when_sure") if name in apart}
+        if unsure_below is not None:
+            found |= {f"real_{name}": value for name, value in _selective(sure_N[real_N], right_N).items()}
     return found
 
 
-def _selective(
-    unsure_below: float | None, confidences_N: NDArray[np.float32], right_N: metrics.Bools
-) -> dict[str, float]:
+def _selective(sure_N: metrics.Bools, right_N: metrics.Bools) -> dict[str, float]:
     """How many test answers are called sure, and how many of these are right."""
-    if unsure_below is None:
-        return {}
-    sure_N = confidences_N >= unsure_below
-    found = {"unsure_below": unsure_below, "sure_share": float(sure_N.mean())}
+    found = {"sure_share": float(sure_N.mean())}
     return {**found, "right_when_sure": float(right_N[sure_N].mean())} if sure_N.any() else found
 
 
@@ -268,13 +266,10 @@ def _notes(
     unseen = [result.kcode for result in classes if result.images and result.real_top1 is None]
     if real and unseen:
         notes.append(f"Without a real test photo, so judged on studio pictures alone: {_listing(unseen)}.")
-    hidden = [
-        result.kcode
-        for result in classes
-        if (result.top1 or 0) >= metrics.FAILURE_BELOW > (1 if result.real_top1 is None else result.real_top1)
-    ]
-    if hidden:
-        notes.append(f"Under {metrics.FAILURE_BELOW:.0%} on the real photos alone: {_listing(hidden)}.")
+    tops = sorted((result.real_top1, result.kcode) for result in classes if result.real_top1 is not None)
+    weak = [f"{kcode} ({top1:.0%})" for top1, kcode in tops if top1 < metrics.FAILURE_BELOW]
+    if weak:
+        notes.append(f"Under {metrics.FAILURE_BELOW:.0%} on real photos, worst first: {_listing(weak)}.")
     few = [result.kcode for result in classes if 0 < result.images < FEW_PER_CLASS]
     if few:
         notes.append(f"{len(few)} classes have fewer than {FEW_PER_CLASS} test images: {_listing(few)}.")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from pillsnap.core.errors import DataError
 from pillsnap.core.manifest import Manifest, Split
+from pillsnap.core.preprocessing import Examined
 from pillsnap.evaluation.metrics import true_ranks
 from pillsnap.inference.session import PillSession
 
@@ -31,6 +33,14 @@ Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
 
+class Answers(NamedTuple):
+    """What a session says to N images."""
+
+    probabilities_NK: NDArray[np.float32]
+    doubted_N: NDArray[np.bool_]
+    """Nothing can be seen in the picture, so that no answer to it is sure (`image_codes.DOUBTS`)."""
+
+
 @dataclass(frozen=True)
 class Predictions:
     """The answers to the rows of one split, in the order of the rows."""
@@ -40,6 +50,8 @@ class Predictions:
     probabilities_NK: NDArray[np.float32]
     retired: tuple[int, ...] = ()
     """Indices that are never answered; their probabilities are 0."""
+    doubted_N: NDArray[np.bool_] | None = None
+    """As in `Answers`; None: of none."""
 
     @cached_property
     def predicted_N(self) -> NDArray[np.int64]:
@@ -50,6 +62,11 @@ class Predictions:
     def confidences_N(self) -> NDArray[np.float32]:
         """Probability of the answered class."""
         return np.asarray(self.probabilities_NK.max(axis=1), np.float32)
+
+    def sure_N(self, unsure_below: float) -> NDArray[np.bool_]:
+        """Which answers are called sure, by the rule that a server has."""
+        sure_N = self.confidences_N >= unsure_below
+        return sure_N if self.doubted_N is None else sure_N & ~self.doubted_N
 
     @cached_property
     def ranks_N(self) -> NDArray[np.int64]:
@@ -88,17 +105,18 @@ def predict_split(
 ) -> Predictions:
     """Answer every image of ``split``. Raises as `predict_ways`."""
     rows = manifest.split(split)
-    [probabilities_NK] = predict_ways([Way(session)], manifest, rows, progress)
-    return Predictions(rows, manifest.labels(rows), probabilities_NK, session.metadata.retired_indices)
+    [answers] = predict_ways([Way(session)], manifest, rows, progress)
+    labels_N = manifest.labels(rows)
+    return Predictions(rows, labels_N, answers.probabilities_NK, session.metadata.retired_indices, answers.doubted_N)
 
 
 def predict_ways(
     ways: Sequence[Way], manifest: Manifest, rows: pa.Table, progress: Progress | None = None
-) -> list[NDArray[np.float32]]:
+) -> list[Answers]:
     """Answer images in several ways at once; each file is read once, and prepared once where two ways do it alike.
 
     Returns:
-        ``probabilities_NK`` of each way, of the images that go it.
+        The answers of each way, to the images that go it.
 
     Raises:
         DataError: there are no rows.
@@ -108,29 +126,32 @@ def predict_ways(
     """
     if rows.num_rows == 0:
         raise DataError(f"{manifest.root}: the test split holds no images; prepare the data with more photos")
-    answers: list[list[NDArray[np.float32]]] = [[] for _ in ways]
+    answers: list[list[tuple[NDArray[np.float32], bool]]] = [[] for _ in ways]
     done = 0
     for portion in _prepared(ways, manifest, rows):
         for way, answered in enumerate(answers):
-            images = [image for prepared in portion if (image := prepared[way]) is not None]
-            answered += [ways[way].session.predict(image).probabilities_NK for image in images]
+            for examined in (prepared[way] for prepared in portion):
+                if examined is not None:
+                    prediction = ways[way].session.predict(examined.image_u8)
+                    answered.append((prediction.probabilities_NK, bool(examined.doubts)))
         done += len(portion)
         if progress is not None:
             progress(done, rows.num_rows)
-    return [np.concatenate(answered) for answered in answers]
+    return [
+        Answers(np.concatenate([found for found, _ in answered]), np.array([doubted for _, doubted in answered]))
+        for answered in answers
+    ]
 
 
-def _prepared(
-    ways: Sequence[Way], manifest: Manifest, rows: pa.Table
-) -> Iterator[list[list[NDArray[np.uint8] | None]]]:
+def _prepared(ways: Sequence[Way], manifest: Manifest, rows: pa.Table) -> Iterator[list[list[Examined | None]]]:
     """Portions of images; of each image, what each way's session takes (1,H,W,C); None: it does not go that way."""
     files = list(zip(range(rows.num_rows), rows["path"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
 
-    def prepare(place: int, path: str, sha256: str) -> list[NDArray[np.uint8] | None]:
+    def prepare(place: int, path: str, sha256: str) -> list[Examined | None]:
         name = str(manifest.root / path)
         photo = manifest.read_image(path, sha256)
-        known: dict[tuple[object, str], NDArray[np.uint8]] = {}
-        found: list[NDArray[np.uint8] | None] = []
+        known: dict[tuple[object, str], Examined] = {}
+        found: list[Examined | None] = []
         for way in ways:
             if place % way.every:
                 found.append(None)
@@ -138,12 +159,14 @@ def _prepared(
             key = (way.before, way.session.metadata.preprocessing_fingerprint)
             if key not in known:
                 data = photo if way.before is None else way.before(photo, name)
-                known[key] = way.session.preprocessor.prepare_for_model(data, name)
+                preprocessor = way.session.preprocessor
+                image_HWC_u8, doubts = preprocessor.decode_examined(data, name)
+                known[key] = Examined(preprocessor.prepare_pixels(image_HWC_u8), doubts)
             found.append(known[key])
         return found
 
     pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="prepare")
-    waiting: deque[Future[list[NDArray[np.uint8] | None]]] = deque()
+    waiting: deque[Future[list[Examined | None]]] = deque()
     submitted = 0
     try:
         while submitted < len(files) or waiting:

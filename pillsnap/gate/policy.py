@@ -156,8 +156,9 @@ class Policy(_Section):
     """None: a decision holds as long as policy and champion stay."""
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path | str) -> Self:
         """Read a policy. Raises ConfigError that names file and key."""
+        path = Path(path)
         if not path.is_file():
             raise ConfigError(
                 f"{path}: no gate policy there (a relative path starts at {Path.cwd()}); call from the project's "

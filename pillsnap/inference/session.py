@@ -21,9 +21,12 @@ from pillsnap.core.bundle import INPUT_NAME, LARGEST_8_BIT_WEIGHT, LARGEST_BUNDL
 from pillsnap.core.cpu import usable_cores
 from pillsnap.core.errors import BundleError, ConfigError, ImageError
 from pillsnap.core.files import sha256_bytes
+from pillsnap.core.image_codes import Finding
 from pillsnap.core.preprocessing import InferencePreprocessor
 from pillsnap.inference.engines import Engine, open_engine
 
+UNSURE_BELOW = 0.5
+"""Confidence under which an answer is called not sure, where the bundle names none."""
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 """Operator sets that ONNX Runtime itself has."""
 
@@ -54,9 +57,13 @@ class Answer:
 
     candidates: tuple[Candidate, ...]
     probabilities_K: NDArray[np.float32]
+    sure: bool
+    """Nothing speaks against the picture, and the best candidate's confidence is not under `unsure_below`."""
+    doubts: tuple[Finding, ...]
+    """Why the picture is too poor for any answer to be sure; codes: `image_codes.DOUBTS`."""
     stages_ms: dict[str, float]
-    """Milliseconds of ``decode`` (bytes to pixels), ``prepare`` (crop, resize, CLAHE) and ``inference`` (the model
-    and the ranking), in this order."""
+    """Milliseconds of ``decode`` (bytes to pixels, and a look at them), ``prepare`` (crop, resize, CLAHE) and
+    ``inference`` (the model and the ranking), in this order."""
 
 
 class PillSession:
@@ -111,6 +118,12 @@ class PillSession:
         """What computes, e.g. ``CPUExecutionProvider`` (ONNX Runtime's) or ``CPU OpenVINO bf16``."""
         return self.engine.provider
 
+    @property
+    def unsure_below(self) -> float:
+        """Confidence (0..1) under which an answer is called not sure."""
+        fitted = self.metadata.unsure_below
+        return UNSURE_BELOW if fitted is None else fitted
+
     def predict(self, image_NHWC_u8: NDArray[np.uint8]) -> Prediction:
         """Logits and probabilities of N prepared images (see `InferencePreprocessor`).
 
@@ -131,11 +144,12 @@ class PillSession:
         return Prediction(logits_NK, probabilities_NK)
 
     def identify(self, photo: bytes, top: int = 5, name: str = "image") -> tuple[Candidate, ...]:
-        """The ``top`` most probable drugs of one photo, the best first. As `answer`, without the times."""
+        """The ``top`` most probable drugs of one photo, the best first. `answer` tells whether that is sure."""
         return self.answer(photo, top, name).candidates
 
     def answer(self, photo: bytes, top: int = 5, name: str = "image") -> Answer:
-        """The ``top`` most probable drugs of one photo (fewer where there are fewer drugs in use), and the times.
+        """The ``top`` most probable drugs of one photo (fewer where there are fewer drugs in use), whether that is
+        sure, and the times.
 
         Raises:
             ImageError: the photo cannot be decoded; the message starts with ``name``.
@@ -145,7 +159,7 @@ class PillSession:
         if top < 1:
             raise ConfigError(f"top: at least 1 answer must be asked for, not {top}")
         start = time.perf_counter()
-        image_HWC_u8 = self.preprocessor.decode(photo, name)
+        image_HWC_u8, doubts = self.preprocessor.decode_examined(photo, name)
         decoded = time.perf_counter()
         image_NHWC_u8 = self.preprocessor.prepare_pixels(image_HWC_u8)
         prepared = time.perf_counter()
@@ -153,7 +167,9 @@ class PillSession:
         candidates = self.rank(probabilities_K, top)
         done = time.perf_counter()
         stages = {"decode": decoded - start, "prepare": prepared - decoded, "inference": done - prepared}
-        return Answer(candidates, probabilities_K, {stage: 1000 * seconds for stage, seconds in stages.items()})
+        sure = not doubts and candidates[0].confidence >= self.unsure_below
+        stages_ms = {stage: 1000 * seconds for stage, seconds in stages.items()}
+        return Answer(candidates, probabilities_K, sure, doubts, stages_ms)
 
     def rank(self, probabilities_K: NDArray[np.float32], top: int) -> tuple[Candidate, ...]:
         """The ``top`` most probable drugs in use, the best first; of equal probabilities the lower index."""

@@ -59,6 +59,7 @@ from pillsnap.registry.versions import (
     statement_of,
     version_files,
 )
+from pillsnap.tracking.names import of_gate
 from pillsnap.tracking.run import TEST, TrackedRun, tell_run, tracked_run
 from pillsnap.tracking.run_model import BUNDLE_PREFIX
 from pillsnap.tracking.store import first_line, registry_errors, store_errors
@@ -311,7 +312,7 @@ def _log_figures(run: TrackedRun, measured: _Measured, manifest: Manifest, model
         return
     facts = measured.result.metadata.main_facts()
     run.log_params({f"{BUNDLE_PREFIX}{key}": value for key, value in facts.items()})
-    run.log_test_metrics(_gate_metrics(measured.result.evidence), manifest, model_id)
+    run.log_test_metrics(of_gate(measured.result.evidence.metrics), manifest, model_id)
 
 
 def _tell_run_of(client: MlflowClient, entry: ModelVersion, evidence: Evidence, manifest: Manifest) -> None:
@@ -323,13 +324,9 @@ def _tell_run_of(client: MlflowClient, entry: ModelVersion, evidence: Evidence, 
         with store_errors():
             if not entry.run_id or client.get_logged_model(_model_id(entry)).source_run_id != entry.run_id:
                 return
-        tell_run(client, entry.run_id, _gate_metrics(evidence), manifest)
+        tell_run(client, entry.run_id, of_gate(evidence.metrics), manifest)
     except StoreError as error:
         _log.warning("%s version %s: its run does not show the gate's figures: %s", entry.name, entry.version, error)
-
-
-def _gate_metrics(evidence: Evidence) -> dict[str, float]:
-    return {f"gate/{name}": metric.value for name, metric in evidence.metrics.items()}
 
 
 def _model_id(entry: ModelVersion) -> str:

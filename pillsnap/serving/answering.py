@@ -26,6 +26,8 @@ class Answered:
 
     answer: PhotoAnswer
     probabilities_K: NDArray[np.float32]
+    doubted: bool
+    """The picture is too poor for any answer to be sure."""
 
 
 def answer_photo(model: LoadedModel, data: bytes, name: str, waited_s: float) -> Answered:
@@ -46,16 +48,17 @@ def answer_photo(model: LoadedModel, data: bytes, name: str, waited_s: float) ->
     except ImageError as error:
         raise image_problem(error.code) from error
     answer = PhotoAnswer(
-        **identification(model, told.candidates).model_dump(),
+        **identification(model, told.candidates, doubted=bool(told.doubts)).model_dump(),
         image=Image(format=header.format, width=width, height=height, size_kb=round(len(data) / 1024, 1)),
-        warnings=list(ImageValidator().remarks(header, name or None)),
+        warnings=[*ImageValidator().remarks(header, name or None), *told.doubts],
         stages_ms={name: round(value, 3) for name, value in {"queue": 1000 * waited_s, **told.stages_ms}.items()},
     )
-    return Answered(answer, told.probabilities_K)
+    return Answered(answer, told.probabilities_K, bool(told.doubts))
 
 
-def identification(model: LoadedModel, candidates: Sequence[Candidate]) -> Identification:
+def identification(model: LoadedModel, candidates: Sequence[Candidate], *, doubted: bool) -> Identification:
     """Candidates as they are sent, and whether the best one is sure enough to be shown as an answer."""
+    unsure_below = model.session.unsure_below
     return Identification(
         predictions=[
             Prediction(
@@ -67,8 +70,8 @@ def identification(model: LoadedModel, candidates: Sequence[Candidate]) -> Ident
             )
             for entry in candidates
         ],
-        sure=candidates[0].confidence >= model.unsure_below,
-        unsure_below=model.unsure_below,
+        sure=not doubted and candidates[0].confidence >= unsure_below,
+        unsure_below=unsure_below,
     )
 
 
@@ -77,10 +80,12 @@ def combined(model: LoadedModel, answers: Sequence[Answered]) -> Identification:
 
     The product of experts without its sharpening: two photos that say the same are as sure as each of them, and a drug
     that one photo rules out is out. A product (independent evidence) would call two blurred photos of one mistake sure.
+    With a picture among them that nothing can be seen in the whole is not sure.
     """
     log_NK = np.log(np.maximum(np.stack([entry.probabilities_K for entry in answers]).astype(np.float64), _LEAST))
     probabilities_K = softmax(log_NK.mean(axis=0))
-    return identification(model, model.session.rank(probabilities_K, TOP))
+    doubted = any(entry.doubted for entry in answers)
+    return identification(model, model.session.rank(probabilities_K, TOP), doubted=doubted)
 
 
 def softmax(logits_K: NDArray[np.float64]) -> NDArray[np.float32]:

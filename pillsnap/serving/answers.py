@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pillsnap.core.image_validator import Finding
+from pillsnap.core.image_codes import Finding
 from pillsnap.serving.problems import Problem
 from pillsnap.serving.slot import LoadedModel
 
@@ -57,7 +57,8 @@ class Identification(_Answer):
     predictions: list[Prediction]
     """At most five, the best first."""
     sure: bool = Field(examples=[True])
-    """False: the best confidence is under ``unsure_below``. Do not show it as an answer."""
+    """False: the best confidence is under ``unsure_below``, or nothing can be seen in a picture (see ``warnings``). Do
+    not show it as an answer."""
     unsure_below: float = Field(examples=[0.5])
 
 
@@ -66,7 +67,8 @@ class PhotoAnswer(Identification):
 
     image: Image
     warnings: list[Finding]
-    """Remarks of the validator; none stops an answer."""
+    """Remarks on the photo, by the codes of ``/info`` (``validator.warnings``); none stops an answer. With one of
+    ``validator.never_sure`` (too dark, too bright, blank, blurred, noise, damaged) ``sure`` is false."""
     stages_ms: dict[str, float] = Field(examples=[{"queue": 0.1, "decode": 0.6, "prepare": 1.4, "inference": 9.0}])
 
 

@@ -32,8 +32,8 @@ from pillsnap.serving.uploads import FORM_TYPE, IMAGE_TYPES, Photo, one_photo, s
 _PHOTO_PROBLEMS = (
     "empty", "no_image", "bad_form", "bad_request", "unauthorized", "slow_upload", "too_many_bytes",
     "too_many_pixels", "unsupported_format", "unsupported_media_type", "truncated", "undecodable", "no_pixels",
-    "too_many_scans", "too_small", "too_many_images", "bad_parameter", "wrong_host", "overloaded",
-    "deadline_exceeded", "not_ready",
+    "too_many_scans", "too_small", "heic", "rare_jpeg", "no_pixel_data", "too_many_images", "bad_parameter",
+    "wrong_host", "overloaded", "deadline_exceeded", "not_ready",
 )  # fmt: skip
 _FILE = {"type": "string", "format": "binary"}
 _FILES = {"type": "array", "minItems": 1, "maxItems": MOST_IMAGES, "items": _FILE}
@@ -114,7 +114,7 @@ async def info(house: InHouse) -> Info:
         model=Model.of(model),
         classes=len(metadata.classes) - len(metadata.retired_indices),
         judgement=judgement,
-        unsure_below=model.unsure_below,
+        unsure_below=model.session.unsure_below,
         engine=model.session.provider,
         preprocessing=metadata.preprocessing.get_config(),
         preprocessing_fingerprint=metadata.preprocessing_fingerprint,

@@ -58,6 +58,37 @@ KINDS: dict[str, Kind] = {
         Text("Not a picture that is known here", "JPEG, PNG and WebP are taken; the content counts, not the name."),
         Text("지원하지 않는 형식입니다", "JPEG, PNG, WebP만 받습니다. 파일 이름이 아니라 내용으로 판단합니다."),
     ),
+    Refusal.HEIC.value: Kind(
+        415,
+        Text(
+            "A HEIC or AVIF photo",
+            "Set the phone to JPEG and take the photo again. iPhone: Settings > Camera > Formats > Most Compatible. "
+            "Android: Camera > Settings, turn high efficiency pictures (HEIF) off. Or save this photo as JPEG.",
+        ),
+        Text(
+            "HEIC 또는 AVIF 사진입니다",
+            "휴대폰을 JPEG로 설정한 뒤 다시 찍어 주세요. iPhone: 설정 > 카메라 > 포맷 > 높은 호환성. "
+            "Android: 카메라 설정에서 고효율 사진(HEIF) 끄기. 또는 이 사진을 JPEG로 저장해 보내 주세요.",
+        ),
+    ),
+    Refusal.RARE_JPEG.value: Kind(
+        415,
+        Text(
+            "A rare kind of JPEG",
+            "The file is sound, but of more than 8 bits, lossless, hierarchical, JPEG-LS, or with its height behind "
+            "its pixels (DNL). Save it as a usual JPEG (8 bits, baseline).",
+        ),
+        Text(
+            "드문 종류의 JPEG입니다",
+            "파일은 정상이지만 8비트 초과, 무손실, 계층형, JPEG-LS 또는 높이가 뒤에 있는(DNL) JPEG입니다. "
+            "일반 JPEG(8비트, 베이스라인)로 다시 저장해 주세요.",
+        ),
+    ),
+    Refusal.NO_PIXEL_DATA.value: Kind(
+        422,
+        Text("The picture has no pixel data", f"The file is a JPEG's header with nothing behind it. {_AGAIN_EN}"),
+        Text("픽셀 데이터가 없는 사진입니다", f"JPEG 헤더만 있고 내용이 없습니다. {_AGAIN_KO}"),
+    ),
     Refusal.TRUNCATED.value: Kind(
         422,
         Text("The picture is cut off", f"The end of the file is missing. {_AGAIN_EN}"),

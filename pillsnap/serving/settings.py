@@ -13,8 +13,6 @@ from pillsnap.core.errors import ConfigError
 
 VARIABLE = "PILLSNAP_SERVE"
 MODEL_SCHEME = "models:/"
-UNSURE_BELOW = 0.5
-"""Confidence under which an answer is called not sure, where the bundle names none."""
 
 
 class ServeSettings(BaseModel):

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pillsnap.gate.envelope import Statement
 from pillsnap.inference.session import PillSession
 from pillsnap.serving.problems import ProblemError
-from pillsnap.serving.settings import UNSURE_BELOW
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,6 @@ class LoadedModel:
     def title(self) -> str:
         """What people call it."""
         return f"{self.name} (a file)" if self.version is None else f"{self.name} version {self.version}"
-
-    @property
-    def unsure_below(self) -> float:
-        """Confidence (0..1) under which an answer is called not sure."""
-        fitted = self.session.metadata.unsure_below
-        return UNSURE_BELOW if fitted is None else fitted
 
 
 class Slot:

@@ -1,23 +1,22 @@
 """A journal: JSON lines that are only ever added to, and how much of them has been sent.
 
 Survives kill -9: a line is written in one piece and handed to the kernel at once; a last line that was torn is cut off
-when the journal is opened again. One process at a time holds a journal; the kernel ends the hold with the process.
+when the journal is opened again. One process at a time holds a journal.
 Knows nothing of MLflow. NaN and infinity are written as Python's json writes them: a loss may be either.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pillsnap.core.errors import StoreError
+from pillsnap.core.file_lock import FileLock
 from pillsnap.core.files import write_bytes
 
 _log = logging.getLogger(__name__)
@@ -46,15 +45,13 @@ class Journal:
 
         Raises:
             StoreError: another process holds it.
+            DataError: the folder's file system has no locks.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._lock_file = (folder / _LOCK_FILE).open("ab")
-        try:
-            _hold(self._lock_file.fileno(), folder, wait_s)
-        except StoreError:
-            self._lock_file.close()
-            raise
+        self._lock = FileLock()
+        if not self._lock.take(folder / _LOCK_FILE, wait_s):
+            raise StoreError(f"{folder}: another process is at work in it; it sends what waits there")
         self._mutex = threading.Lock()
         self._path = folder / JOURNAL_FILE
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -105,7 +102,7 @@ class Journal:
     def close(self) -> None:
         """Let go of it."""
         os.close(self._file)
-        self._lock_file.close()
+        self._lock.release()
 
 
 def is_waiting(folder: Path) -> bool:
@@ -120,19 +117,6 @@ def read_sent(folder: Path) -> int:
         return int((folder / _SENT_FILE).read_text())
     except (FileNotFoundError, ValueError):
         return 0
-
-
-def _hold(file: int, folder: Path, wait_s: float) -> None:
-    # lockf and not flock: the workers of a data loader are forked, and must not hold the lock of a killed training
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except OSError as error:
-            if time.monotonic() >= deadline:
-                raise StoreError(f"{folder}: another process is at work in it; it sends what waits there") from error
-            time.sleep(0.1)
 
 
 def _cut_torn_line(file: int) -> int:

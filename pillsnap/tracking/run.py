@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from pillsnap.core.code_version import CodeVersion
@@ -24,6 +25,7 @@ from pillsnap.core.files import canonical_json
 from pillsnap.core.passwords import hide_passwords
 from pillsnap.core.yaml_mapping import flatten
 from pillsnap.tracking.delivery import ENDED_BECAUSE_TAG, RefusedError, deliver
+from pillsnap.tracking.names import EXPERIMENT
 from pillsnap.tracking.outbox import OUTBOX, Outbox
 from pillsnap.tracking.resuming import RUN_OF_MLFLOW, check_unused, end_run, run_of_mlflow
 from pillsnap.tracking.store import connect, ensure_experiment, first_line, store_errors, tracking_uri
@@ -40,6 +42,8 @@ RUNS = "runs"
 TEST = "test"
 """Context of a data set that a model was measured on."""
 _EVENTS = "tensorboard"
+_DEFAULT_EXPERIMENT = "0"
+"""MLflow's id of "Default"."""
 _MAX_PARAM = 500
 _WAIT_FOR_OUTBOX_S = 30.0
 
@@ -243,6 +247,7 @@ def tracked_run(
         elif attached is not None:
             run = attached
             client.update_run(run.info.run_id, name=name)
+            _say_where(run)
         else:
             experiment_id = parent.experiment_id if parent else ensure_experiment(client, experiment)
             tags = {"mlflow.parentRunId": parent.run_id} if parent else {}
@@ -266,6 +271,16 @@ def tracked_run(
         tracked.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", error)
         raise
     tracked.end("FINISHED")
+
+
+def _say_where(run: Run) -> None:
+    """MLproject cannot name an experiment, and whoever started `mlflow run` waits for the run that it has shown."""
+    if run.info.experiment_id == _DEFAULT_EXPERIMENT:
+        _log.warning(
+            "mlflow run has put this run into the experiment Default, apart from those of pillsnap run and tune. To "
+            "have it beside them: mlflow run --experiment-name %s … (or MLFLOW_EXPERIMENT_NAME=%s)",
+            EXPERIMENT, EXPERIMENT,
+        )  # fmt: skip
 
 
 def _open_events(folder: Path, earlier: Iterable[Point]) -> EventFiles:

@@ -23,7 +23,9 @@ from mlflow.tracking import MlflowClient
 
 from pillsnap.core.errors import StoreError
 from pillsnap.core.passwords import hide_passwords
+from pillsnap.tracking.names import EXPERIMENT
 
+_log = logging.getLogger(__name__)
 _BEING_MADE = ("already exists", "duplicate column name")
 """What a database says to the second of two that make its tables at once."""
 GATED = "gated+"
@@ -81,9 +83,24 @@ def _ask(client: MlflowClient) -> None:
             time.sleep(_PAUSE_S)
 
 
-def experiment_name(default: str) -> str:
-    """The experiment that new runs are logged to: ``MLFLOW_EXPERIMENT_NAME``, where it is set."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or default
+def experiment_name() -> str:
+    """The experiment that trainings and studies go to: MLFLOW_EXPERIMENT_ID's or _NAME's, where they are set.
+
+    Raises:
+        StoreError: the store has no experiment of this id.
+    """
+    name, number = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if not number:
+        return name or EXPERIMENT
+    try:
+        client = connect()
+        with store_errors():
+            found = str(client.get_experiment(number).name)
+    except StoreError as error:
+        raise StoreError(f"MLFLOW_EXPERIMENT_ID={number}: {error}") from error
+    if name and name != found:  # `mlflow run` sets the id, and is told the name by an option too
+        _log.warning("MLFLOW_EXPERIMENT_ID=%s (%s) is taken, not MLFLOW_EXPERIMENT_NAME=%s", number, found, name)
+    return found
 
 
 def ensure_experiment(client: MlflowClient, name: str) -> str:

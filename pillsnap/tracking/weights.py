@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 from pillsnap.core.bundle import BundleMetadata
 from pillsnap.core.errors import BundleError, ConfigError, StoreError
 from pillsnap.core.files import sha256_file
+from pillsnap.tracking.names import BEST_EPOCH
 from pillsnap.tracking.store import connect, store_errors
 
 CHECKPOINTS = "checkpoints"
@@ -112,7 +113,7 @@ def _best_checkpoint(client: MlflowClient, run_id: str, asked: str) -> str:
     """The artifact path of the best checkpoint: the only one, or that of the epoch that the run calls its best."""
     with store_errors():
         files = [entry.path for entry in client.list_artifacts(run_id, CHECKPOINTS) if entry.path.endswith(".pt")]
-        best_epoch = client.get_run(run_id).data.metrics.get("best_epoch")
+        best_epoch = client.get_run(run_id).data.metrics.get(BEST_EPOCH)
     if len(files) > 1 and best_epoch is not None:
         files = [file for file in files if file.endswith(f"best-{int(best_epoch):03d}.pt")] or files
     if len(files) == 1:

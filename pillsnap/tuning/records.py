@@ -7,6 +7,7 @@ folder, and the next start records what is missing.
 from __future__ import annotations
 
 import logging
+from itertools import accumulate
 from pathlib import Path
 
 import optuna
@@ -14,15 +15,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pillsnap.core.errors import StoreError
 from pillsnap.core.experiment import ExperimentConfig
+from pillsnap.tracking.names import of_curves, of_study, of_trial
 from pillsnap.tracking.run import TrackedRun
 from pillsnap.tracking.study import RETRY_TAG, TRIAL_TAG, RunRef, end_forsaken, mark, numbers_with_runs, trial_run
 from pillsnap.tuning.pictures import draw_pictures
-from pillsnap.tuning.study import RETRY_OF, RUN_ID, SURPLUS, StudyResult
+from pillsnap.tuning.study import BEST, RETRY_OF, RUN_ID, SURPLUS, StudyResult
 from pillsnap.tuning.trial import trial_config
-from pillsnap.tuning.words import fate, trials_table
+from pillsnap.tuning.words import fate, headline, trials_table
 
 _log = logging.getLogger(__name__)
 PICTURES = "pictures"
+_MAX_DESCRIPTION = 7900
+"""Letters; MLflow cuts a tag at 8000, wherever that is."""
+_REST = "\nThe other trials: artifact trials.md.\n"
 
 
 class StudyRecord:
@@ -66,18 +71,34 @@ class StudyRecord:
                 continue
             with trial_run(trial.number, self.parent) as run:
                 config = trial_config(self._config, trial.params, trial.number)
-                run.log_config(config.model_dump(mode="json"))
+                run.log_params(trial.params)
+                run.log_text(config.to_yaml(), "experiment.yaml")
                 tags = {"pillsnap.kind": "trial", TRIAL_TAG: str(trial.number), "pillsnap.recorded": "afterwards"}
                 if RETRY_OF in trial.user_attrs:
                     tags[RETRY_TAG] = str(trial.user_attrs[RETRY_OF])
                 run.set_tags(tags)
                 for epoch, value in trial.intermediate_values.items():
-                    run.log_metrics({self._config.tuning.objective: value}, epoch)
+                    run.log_metrics(of_curves({self._config.tuning.objective: value}), epoch)
+                best = trial.user_attrs.get(BEST, {})
+                value = best.get(self._config.tuning.objective, trial.value)
+                if value is not None:
+                    run.log_metrics(of_trial(value, best.get("epoch")))
                 mark(run, fate(trial))
+
+    def describe(self, trials: list[FrozenTrial]) -> None:
+        """The table as the parent run's description, as far as MLflow takes it."""
+        head = headline(trials, self._config.tuning.objective) + "\n\n"
+        rows = trials_table(trials).splitlines(keepends=True)
+        room = _MAX_DESCRIPTION - len(head) - len(_REST)
+        shown = [row for row, end in zip(rows, accumulate(map(len, rows)), strict=True) if end <= room]
+        rest = "" if len(shown) == len(rows) else _REST
+        self._run.set_tags({"mlflow.note.content": head + "".join(shown) + rest})
 
     def publish(self, result: StudyResult, folder: Path) -> None:
         """Best file, table and pictures to the folder, and from there to the parent run."""
-        (folder / "trials.md").write_text(trials_table(self._study), encoding="utf-8")
+        trials = self._study.get_trials(deepcopy=False)
+        (folder / "trials.md").write_text(trials_table(trials), encoding="utf-8")
+        self.describe(trials)
         pictures = draw_pictures(self._study, folder / PICTURES, self._config.tuning.objective)
         try:
             self.add_missing()
@@ -85,9 +106,9 @@ class StudyRecord:
                 self._run.log_file(folder / name)
             for picture in pictures:
                 self._run.log_file(picture, PICTURES)
-            figures = {"best_value": result.best_value, "completed": result.completed, "pruned": result.pruned}
-            also = {"failed": result.failed, "retried": result.retried, "epochs": result.epochs}
-            self._run.log_metrics({**figures, **also})
+            counts = {"complete": result.completed, "pruned": result.pruned, "failed": result.failed}
+            counts |= {"retried": result.retried, "epochs": result.epochs}
+            self._run.log_metrics(of_study(result.best_value, counts))
             self._run.set_tags(
                 {"optuna.best_trial": str(result.best_trial), "keeps_floors": str(result.keeps_floors).lower()}
             )

@@ -120,6 +120,13 @@ def open_storage(
             ) from error
 
 
+def silent_trials(storage: RDBStorage, study: optuna.Study, silence_s: int) -> set[int]:
+    """Numbers of the running trials whose workers gave no sign of life for so long, by the database's clock."""
+    storage.heartbeat_interval, storage.grace_period = silence_s, silence_s  # what the next call goes by
+    silent = set(storage._get_stale_trial_ids(study._study_id))
+    return {trial.number for trial in study.get_trials(deepcopy=False) if trial._trial_id in silent}
+
+
 def is_server(url: str) -> bool:
     """Whether other machines may be at work in this database too."""
     return not url.startswith("sqlite")

@@ -48,6 +48,11 @@ BEST = "best"
 """The figures of its best epoch so far."""
 RUN_ID = "mlflow_run_id"
 
+# Notes on a study, of those who have worked at it last
+WANTED = "trials_wanted"
+"""Trials in all."""
+HEARTBEAT = "heartbeat_s"
+
 OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 ALIVE = (TrialState.RUNNING, TrialState.WAITING)
 
@@ -70,6 +75,10 @@ def open_study(config: ExperimentConfig, name: str, storage: RDBStorage) -> optu
         )
     except Exception as error:  # SQLAlchemy raises many kinds; all mean: this database does not serve
         raise ConfigError(f"the study {name} cannot be opened ({error})") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names([config.tuning.objective])
+    study.set_user_attr(HEARTBEAT, config.tuning.heartbeat_s)
     if not study.get_trials(deepcopy=False):
         known = config.flat()
         own = {key: known.get(key, 1.0) for key in config.tuning.space}  # a strength of 1 is the file

@@ -67,6 +67,8 @@ class Supervisor:
     """Of `time.monotonic`; None: none."""
     on_lost: Callable[[], None]
     """Called when a worker was killed, and at the end: its traces elsewhere are to be removed."""
+    on_look: Callable[[list[FrozenTrial]], None] = lambda trials: None
+    """Called with all trials now and then, and at the end."""
     _running: list[_Worker] = field(default_factory=list)
     _stillborn: int = 0
     _orphans: dict[int, float] = field(default_factory=dict)
@@ -86,6 +88,7 @@ class Supervisor:
             finally:
                 self._stop_all()
                 self.on_lost()
+                self.on_look(self.study.get_trials(deepcopy=False))
 
     def _work(self, told: list[str]) -> bool:
         while True:
@@ -97,6 +100,7 @@ class Supervisor:
             if lost:
                 self.on_lost()
             trials = self.study.get_trials(deepcopy=False)
+            self.on_look(trials)
             if not self._running and len(over(trials)) >= self.order.trials:
                 return True
             if self.deadline is not None and time.monotonic() >= self.deadline:

@@ -20,6 +20,7 @@ from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.core.manifest import Manifest
 from pillsnap.core.search import TuningConfig
 from pillsnap.data.cache import PreparedCache
+from pillsnap.tracking.names import of_curves, of_trial
 from pillsnap.tracking.run import TrackedRun
 from pillsnap.tracking.study import RETRY_TAG, TRIAL_TAG, RunRef, mark, trial_run
 from pillsnap.training.batches import TrainingData
@@ -74,6 +75,7 @@ class TrialJob:
             with self._run(trial, config) as (figures, run):
                 observer = TrialObserver(trial, figures, config.tuning, alive)
                 state = _train(config, data, folder, observer)
+                figures.log_metrics(of_trial(*observer.reached()))
                 if run is not None:
                     mark(run, state)
             if state == "pruned":  # outside of the run: it ends well, it did what it should
@@ -151,7 +153,8 @@ def _train(config: ExperimentConfig, data: TrainingData, folder: Path, observer:
 
 def _describe(run: TrackedRun, trial: optuna.Trial, config: ExperimentConfig) -> None:
     trial.set_user_attr(RUN_ID, run.run_id)
-    run.log_config(config.model_dump(mode="json"))
+    run.log_params(trial.params)  # what differs between trials; all others are the study's
+    run.log_text(config.to_yaml(), "experiment.yaml")
     tags = {"pillsnap.kind": "trial", TRIAL_TAG: str(trial.number)}
     if RETRY_OF in trial.user_attrs:
         tags[RETRY_TAG] = str(trial.user_attrs[RETRY_OF])
@@ -180,7 +183,7 @@ class TrialObserver:
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
         """Figures of the last updates."""
         self._alive()
-        self._figures.log_metrics(metrics, step)
+        self._figures.log_metrics(of_curves(metrics), step)
 
     def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Figures of an epoch: to the run, and to the study, which may end the trial."""
@@ -193,15 +196,15 @@ class TrialObserver:
                     "tuning.floors, and set tuning.objective to val_top1"
                 )
         value = metrics[objective]
-        self._figures.log_metrics(metrics, epoch)
+        self._figures.log_metrics(of_curves(metrics), epoch)
         if epoch == 1 and not self._goes_on:
             self._best = {}  # its checkpoint was not there: what it had reached is trained anew
         if not self._best or self._rank(metrics) > self._rank(self._best):
             self._best = {"epoch": epoch, **{key: metrics[key] for key in (objective, *self._tuning.floors)}}
             self._trial.set_user_attr(BEST, self._best)
         _log.info(
-            "trial %d (of %d), epoch %d of %d: %s %.1f %%",
-            number, self._tuning.trials, epoch, self._tuning.epochs, objective, 100 * value,
+            "trial %d, epoch %d of %d: %s %.1f %%",
+            number, epoch, self._tuning.epochs, objective, 100 * value,
         )  # fmt: skip
         if epoch in self._known:
             return
@@ -209,13 +212,18 @@ class TrialObserver:
         if self._trial.should_prune():
             raise optuna.TrialPruned
 
-    def value(self) -> float:
-        """The objective at the best epoch, whose distance from the floors becomes the trial's constraints."""
+    def reached(self) -> tuple[float, int | None]:
+        """The objective at the best epoch, and that epoch. Raises TrainingError: there was none."""
         if not self._best:
             raise TrainingError(f"trial {self._trial.number} ended without an epoch")
+        return self._best[self._tuning.objective], int(self._best["epoch"])
+
+    def value(self) -> float:
+        """The objective at the best epoch, whose distance from the floors becomes the trial's constraints."""
+        value, _ = self.reached()
         for key, floor in self._tuning.floors.items():
             self._trial.set_constraint(key, floor - self._best[key])
-        return self._best[self._tuning.objective]
+        return value
 
     def _rank(self, metrics: Mapping[str, float]) -> tuple[bool, float]:
         kept = all(metrics[key] >= floor for key, floor in self._tuning.floors.items())

@@ -12,14 +12,17 @@ from pillsnap.core.errors import TrainingError
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.core.files import write_bytes
 from pillsnap.core.manifest import Manifest
+from pillsnap.tracking.names import study_run_name
 from pillsnap.tracking.run import TrackedRun
 from pillsnap.tracking.study import study_run
 from pillsnap.training.batches import TrainingData
+from pillsnap.tuning.best_file import best_file
 from pillsnap.tuning.records import StudyRecord
 from pillsnap.tuning.storage import open_storage
 from pillsnap.tuning.study import (
     ALIVE,
     RUN_ID,
+    WANTED,
     StudyResult,
     lineage,
     on_stale,
@@ -29,6 +32,7 @@ from pillsnap.tuning.study import (
     study_name,
 )
 from pillsnap.tuning.supervisor import Supervisor, worker_count
+from pillsnap.tuning.told import StudyLog
 from pillsnap.tuning.trial import TrialJob, lineage_folder
 from pillsnap.tuning.worker import Job, Order
 
@@ -46,6 +50,7 @@ def run_study(
     trials: int | None = None,
     deadline: float | None = None,
     job: Job | None = None,
+    command: str = "",
 ) -> StudyResult:
     """Run the study of an experiment file until it has its number of trials, or time is up.
 
@@ -62,6 +67,7 @@ def run_study(
         trials: in all, in place of ``tuning.trials``.
         deadline: of `time.monotonic`; trials that are at work then are stopped, and gone on with at the next start.
         job: what a trial does, in place of a training.
+        command: that starts it, for the head of ``best.yaml``.
 
     Raises:
         ConfigError: the storage cannot be used, or a search range reaches a value that is not allowed.
@@ -74,18 +80,21 @@ def run_study(
     storage = open_storage(storage_url, heartbeat_s=config.tuning.heartbeat_s, on_stale=on_stale(config.tuning))
     study = open_study(config, study_name(config, data.manifest.hash), storage)
     checkpoints = folder / study.study_name
-    with study_run(f"tune {config.name}", experiment=experiment, former=study.user_attrs.get(RUN_ID)) as run:
+    with study_run(study_run_name(config), experiment=experiment, former=study.user_attrs.get(RUN_ID)) as run:
         _begin(study, config, data.manifest, run)
+        study.set_user_attr(WANTED, wanted)
         record = StudyRecord(study, config, run, folder)
         real = TrialJob(config, data.manifest.root, data.cache.folder.parent, checkpoints, record.parent)
         order = Order(config, study.study_name, storage_url, wanted, worker="", stream=0, job=job or real)
-        supervisor = Supervisor(study, order, workers, deadline, record.end_forsaken)
+        log = StudyLog(wanted, config.tuning.objective, config.tuning.epochs, deadline, record.describe)
+        log.begin(study.get_trials(deepcopy=False))
+        supervisor = Supervisor(study, order, workers, deadline, record.end_forsaken, log.look)
         try:
             supervisor.run()
         finally:
             _clear(study, checkpoints)
         result = _result(study, config)
-        write_bytes(folder / "best.yaml", result.best_config.to_yaml().encode())
+        write_bytes(folder / "best.yaml", best_file(result, command).encode())
         record.publish(result, folder)
     storage.engine.dispose()
     return result

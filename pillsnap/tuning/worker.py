@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pillsnap.core.errors import ConfigError, PillSnapError
 from pillsnap.core.experiment import ExperimentConfig
+from pillsnap.core.passwords import STAMPED, WithoutPasswords
 from pillsnap.tuning.storage import open_storage
 from pillsnap.tuning.study import ERROR, SURPLUS, WORKER, counted, load_study, on_stale, over, try_again
 
@@ -128,7 +129,9 @@ def run_worker(order: Order, progress: Synchronized[float]) -> None:
     """
     stop = _Stop()
     stop.listen()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log = logging.StreamHandler()
+    log.setFormatter(WithoutPasswords(*STAMPED))
+    logging.basicConfig(level=logging.WARNING, handlers=[log])
     logging.getLogger("pillsnap").setLevel(logging.INFO)
     threading.Thread(target=_end_with_parent, daemon=True, name="parent-watch").start()
 

@@ -170,6 +170,18 @@ def test_photos_for_identify(call: Call, prepared: Path, tmp_path: Path) -> None
     assert "K-990001  가상정0" in out
 
 
+def test_identify_is_not_sure_of_a_picture_in_which_nothing_can_be_seen(
+    call: Call, prepared: Path, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / "red.png"), np.full((64, 64, 3), (40, 40, 200), np.uint8))
+    photos = [tmp_path / "red.png", prepared / "data" / "00000.png"]
+    status, out, _ = call("identify", "--bundle", prepared / "bundle.onnx", *photos)
+    assert status == 0
+    red, good = out.split("\n\n")[1:]
+    assert "NOT SURE (blank: all of it is between" in red
+    assert "NOT SURE" not in good
+
+
 def test_bundles(call: Call, prepared: Path, tmp_path: Path) -> None:
     photo = prepared / "data" / "00000.png"
     (tmp_path / "text.onnx").write_text("no model")

@@ -24,7 +24,7 @@ def test_taught_by_a_run(call: Call, store: MlflowClient, prepared: Path, tmp_pa
     assert status == 0, err
     [first] = runs(store)
     assert not [tag for tag in first.data.tags if tag.startswith("teacher.")]
-    assert "train_distillation_loss" not in first.data.metrics
+    assert "train/distillation_loss" not in first.data.metrics
     folder = tmp_path / "runs" / first.info.run_id
     best_epoch = int(first.data.metrics["best_epoch"])
     checkpoint = folder / "checkpoints" / f"best-{best_epoch:03d}.pt"
@@ -43,9 +43,9 @@ def test_taught_by_a_run(call: Call, store: MlflowClient, prepared: Path, tmp_pa
         "teacher.epoch": str(best_epoch),
         "teacher.manifest_hash": Manifest.load(prepared / "data").hash,
     }
-    for kind in ("train", "step"):
+    for kind in ("train/", "train/step_"):
         whole, labels, teacher = (
-            second.data.metrics[f"{kind}_{part}"] for part in ("loss", "label_loss", "distillation_loss")
+            second.data.metrics[f"{kind}{part}"] for part in ("loss", "label_loss", "distillation_loss")
         )
         assert whole == pytest.approx(0.5 * labels + 0.5 * teacher, rel=1e-4)
     report = (tmp_path / "runs" / second.info.run_id / "report.md").read_text()

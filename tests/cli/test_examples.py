@@ -18,6 +18,6 @@ def test_the_examples_are_answered_as_said() -> None:
     assert len(rows) == 6
     for number, kcode in rows:
         assert session.identify((FOLDER / f"{number}.jpg").read_bytes(), 1)[0].kcode == kcode
-    evidence = Evidence.load(FOLDER / "evidence.json")
+    evidence = Evidence.load(str(FOLDER / "evidence.json"))
     assert evidence.bundle_sha256 == sha256_file(FOLDER / "drawn-pills.onnx")
     assert f"{evidence.metrics['top1'].value:.1%}".replace("%", " %") in (FOLDER / "README.md").read_text("utf-8")

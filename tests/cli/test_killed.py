@@ -62,7 +62,7 @@ def test_kill_9_and_the_same_run_goes_on(
     run = only_run(store)
     assert f"goes on with the unfinished run {run.info.run_id}" in done.stderr
     assert run.info.status == "FINISHED"
-    points = Counter(point.step for point in store.get_metric_history(run.info.run_id, "val_top1"))
+    points = Counter(point.step for point in store.get_metric_history(run.info.run_id, "val/top1"))
     assert points == Counter(range(1, EPOCHS + 1))
     if len(killed_in) == 1:  # that the weights are the very same: ``tests/training/test_resume.py``, and the long run
         return
@@ -95,7 +95,7 @@ def test_two_processes_one_of_which_is_killed(
     assert done.returncode == 0, done.stderr
     run = only_run(store)
     assert run.info.status == "FINISHED"
-    for key, steps in (("val_top1", EPOCHS), ("step_loss", 3 * EPOCHS)):
+    for key, steps in (("val/top1", EPOCHS), ("train/step_loss", 3 * EPOCHS)):
         points = Counter(point.step for point in store.get_metric_history(run.info.run_id, key))
         assert points == Counter(range(1, steps + 1)), "the first process alone logs"
     assert done.stdout.count("run: ") == 1

@@ -95,7 +95,7 @@ def test_signals_during_training(
     assert [run.info.status for run in runs] == ["KILLED"] * 3
     for run in runs:
         assert run.data.tags["ended_because"].startswith("KeyboardInterrupt")
-        assert run.data.metrics["val_top1"] >= 0, "what was measured before is kept"
+        assert run.data.metrics["val/top1"] >= 0, "what was measured before is kept"
 
 
 def test_without_torch(prepared: Path, tmp_path: Path, environment: dict[str, str]) -> None:

@@ -30,6 +30,7 @@ fcntl.lockf(lock, fcntl.LOCK_EX)
 print("held", flush=True)
 input()
 """
+NAME = "resnet18 32px · 2 epochs · seed 0 · tiny"
 GOES_ON = "goes on with the unfinished run"
 
 
@@ -234,7 +235,7 @@ def test_under_mlflow_run_the_new_run_points_at_the_one_that_goes_on(
     assert open_run(None).tracked.run_id == first
     assert store.get_run(first).info.status == "FINISHED"
     pointer = store.get_run(opened)
-    assert (pointer.info.status, pointer.info.run_name) == ("FINISHED", "goes on in: train tiny")
+    assert (pointer.info.status, pointer.info.run_name) == ("FINISHED", f"goes on in: {NAME}")
     assert pointer.data.tags["pillsnap.continues_in"] == first
     assert first in pointer.data.tags["mlflow.note.content"]
     assert pointer.data.params == {}
@@ -315,7 +316,7 @@ def test_an_interrupted_training_goes_on_and_is_whole(
     assert "the training goes on after epoch 2 of 4 (6 updates)" in err
     assert f"run: {run_id}" in out
     assert (run.info.status, run.data.tags["pillsnap.resumed_after"]) == ("FINISHED", "epoch 2, update 6")
-    for key, steps in {"val_top1": 4, "train_loss": 4, "step_loss": 12, "step_lr": 12}.items():
+    for key, steps in {"val/top1": 4, "train/loss": 4, "train/step_loss": 12, "train/step_lr": 12}.items():
         points = store.get_metric_history(run_id, key)
         assert Counter(point.step for point in points) == Counter(range(1, steps + 1)), key
     assert run.data.metrics["best_epoch"] >= 1
@@ -330,7 +331,7 @@ def test_a_new_run_gets_the_figures_of_the_epochs_that_the_forgotten_one_had(
     assert call("train", *command)[0] == 0
     [run] = runs(store)
     assert run.data.tags["pillsnap.resumed_after"] == "epoch 1, update 3"
-    points = Counter(point.step for point in store.get_metric_history(run.info.run_id, "val_top1"))
+    points = Counter(point.step for point in store.get_metric_history(run.info.run_id, "val/top1"))
     assert points == Counter([1, 2, 3, 4])
 
 
@@ -351,7 +352,7 @@ def test_what_died_after_the_training_is_not_trained_again(
     [run] = runs(store)
     assert run.info.status == "FINISHED"
     assert len(run.outputs.model_outputs) == 1
-    assert [point.step for point in store.get_metric_history(run.info.run_id, "val_top1")] == [1, 2, 3, 4]
+    assert [point.step for point in store.get_metric_history(run.info.run_id, "val/top1")] == [1, 2, 3, 4]
 
 
 def test_the_time_budget_of_one_night_and_the_next(
@@ -367,7 +368,7 @@ def test_the_time_budget_of_one_night_and_the_next(
     assert (status, GOES_ON in err, "stopped" in out) == (0, True, False)
     [run] = runs(store)
     assert (run.data.tags["pillsnap.stopped"], run.data.tags["pillsnap.resumable"]) == ("", "false")
-    assert run.data.metrics["val_top1"] >= 0
+    assert run.data.metrics["val/top1"] >= 0
 
 
 @pytest.mark.parametrize("name", ["train", "run"])

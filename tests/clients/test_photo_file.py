@@ -17,6 +17,7 @@ from PIL import Image, ImageCms
 from pillsnap.core.errors import ImageError
 from pillsnap.core.image_codes import Refusal
 from pillsnap.core.image_header import read_header
+from pillsnap.core.images import inspect
 
 WITH_SEGMENT = runpy.run_path(str(Path(__file__).parents[1] / "golden" / "make_vectors.py"))["with_segment"]
 KINDS = ("JPEG", "PNG", "WEBP")
@@ -142,12 +143,72 @@ def test_of_a_png_only_the_picture_stays(ask, kind):
     assert base64.b64decode(ask({"do": "alone", "file": with_chunk(PNG, kind, b"12345678")})[0]) == PNG
 
 
+def refused_by_the_server(file):
+    try:
+        inspect(file)
+    except ImageError as error:
+        return str(error.code)
+    return None
+
+
+def frame_changed(jpeg, marker=0xC0, bits=8, height=None):
+    """``jpeg`` with another start of frame."""
+    at = jpeg.index(b"\xff\xc0")
+    size = jpeg[at + 5 : at + 7] if height is None else struct.pack(">H", height)
+    return jpeg[:at] + bytes([0xFF, marker]) + jpeg[at + 2 : at + 4] + bytes([bits]) + size + jpeg[at + 7 :]
+
+
+def without_pixels(jpeg, kept=0):
+    """The header, ``kept`` bytes of pixel data and the end."""
+    at = jpeg.index(b"\xff\xda")
+    coded = at + 2 + struct.unpack(">H", jpeg[at + 2 : at + 4])[0]
+    return jpeg[: coded + kept] + b"\xff\xd9"
+
+
+GREY = io.BytesIO()
+Image.fromarray(PIXELS[..., 0]).save(GREY, "JPEG")
+FLAT = io.BytesIO()
+Image.new("RGB", (640, 480)).save(FLAT, "JPEG", optimize=True)
+DNL = frame_changed(JPEG, height=0)[:-2] + b"\xff\xdc\0\x04\0\x18\xff\xd9"
+JPEGS = {
+    "whole": (JPEG, None),
+    "progressive": (encoded("JPEG", progressive=True), None),
+    "as little pixel data as there can be": (FLAT.getvalue(), None),
+    "no pixel data": (without_pixels(JPEG), "no_pixel_data"),
+    "a byte of it": (without_pixels(JPEG, 1), "no_pixel_data"),
+    "progressive without pixel data": (without_pixels(encoded("JPEG", progressive=True)), "no_pixel_data"),
+    "no pixel data, and a film": (without_pixels(JPEG) + JPEG, "no_pixel_data"),
+    "12 bits": (frame_changed(JPEG, 0xC1, 12), "rare_jpeg"),
+    "lossless in grey": (frame_changed(GREY.getvalue(), 0xC3), "rare_jpeg"),
+    "hierarchical": (frame_changed(JPEG, 0xC5), "rare_jpeg"),
+    "JPEG-LS": (frame_changed(JPEG, 0xF7), "rare_jpeg"),
+    "its height behind the pixels": (DNL, "rare_jpeg"),
+}
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_a_jpeg_is_refused_by_its_header_as_by_the_server(ask, name):
+    file, code = JPEGS[name]
+    assert refused_by_the_server(file) == code
+    assert ask({"do": "jpeg_refusal", "file": file}) == [code]
+
+
+def test_heic_and_avif_are_told_from_other_files(ask):
+    def box(*brands):
+        return struct.pack(">I", 16 + 4 * len(brands[1:])) + b"ftyp" + brands[0] + bytes(4) + b"".join(brands[1:])
+
+    files = [box(b"heic"), box(b"mif1", b"heic"), box(b"xxxx", b"yyyy", b"avif"), box(b"mp42", b"isom"), b"", JPEG, PNG]
+    assert ask(*({"do": "heif", "file": file} for file in files)) == [True] * 3 + [False] * 4
+    assert [refused_by_the_server(file + bytes(20)) for file in files[:4]] == ["heic"] * 3 + ["unsupported_format"]
+
+
 def test_other_formats(ask):
     files = [b"", b"\xff", b"GIF89a", b"RIFF1234WAVE5678", b"RIFF", b"II*\0", JPEG, PNG, WEBP]
     assert ask(*({"do": "format", "file": file} for file in files)) == [None] * 6 + ["jpeg", "png", "webp"]
-    for job in ("alone", "cut", "damaged", "orientation"):
+    for job in ("alone", "cut", "damaged", "orientation", "jpeg_refusal"):
         answers = ask(*({"do": job, "file": file} for file in files[:6]))
         expected = {"alone": [base64.b64encode(file).decode() for file in files[:6]], "orientation": [1] * 6}
+        expected["jpeg_refusal"] = [None] * 6
         assert answers == expected.get(job, [False] * 6)
 
 

@@ -234,7 +234,7 @@ def test_a_list_a_mapping_or_the_folder_of_one(tmp_path):
     assert Catalog.load(tmp_path) == Catalog.load(listed) == Catalog.from_drug_list(listed)
     mapping = Catalog.from_drug_list(listed).updated(of("K-000003", "K-000001"))
     mapping.write_class_mapping(tmp_path / "class_mapping.json")
-    assert Catalog.load(tmp_path) == Catalog.load(tmp_path / "class_mapping.json") == mapping
+    assert Catalog.load(str(tmp_path)) == Catalog.load(tmp_path / "class_mapping.json") == mapping
     (tmp_path / "empty").mkdir()
     with pytest.raises(CatalogError, match=r"empty: holds neither class_mapping\.json nor drugs\.json"):
         Catalog.load(tmp_path / "empty")

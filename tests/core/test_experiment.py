@@ -203,7 +203,7 @@ def test_the_ends_of_a_search_range_must_be_allowed():
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_the_experiments_load_and_could_be_tuned(path):
-    config = ExperimentConfig.load(path)
+    config = ExperimentConfig.load(str(path))
     assert config.name == path.stem
     config.check_search_ends(str(path))
     header = path.read_text(encoding="utf-8").splitlines()[:3]

@@ -16,6 +16,13 @@ from pillsnap.core.preprocessing_spec import PreprocessingSpec
 made = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("image_samples.py"))))
 SAMPLES = made.make_samples()
 LARGE = cv2.resize(made.gradient(), (640, 512))
+LARGE[100:400, 200:500] = 255 - LARGE[100:400, 200:500]  # something with edges
+NOISE = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
+
+
+def half_of(jpeg):
+    """Cut in the middle of its pixel data and closed, as tools that repair pictures do."""
+    return jpeg[: len(jpeg) // 2] + b"\xff\xd9"
 
 
 def warned(data, name=None):
@@ -51,6 +58,12 @@ def test_a_good_photo():
         ("cmyk", made.encode("JPEG", made.Image.fromarray(LARGE).convert("CMYK")), None),
         ("more_than_8_bits", made.sixteen_bits(LARGE), None),
         ("exif_orientation", made.encode("JPEG", LARGE, exif=made.exif(6)), None),
+        ("damaged", half_of(made.encode("JPEG", LARGE)), None),
+        ("too_dark", made.encode("JPEG", LARGE // 8), None),
+        ("too_bright", made.encode("JPEG", 250 - LARGE // 16), None),
+        ("blank", made.encode("JPEG", LARGE // 32 + 100), None),
+        ("blurred", made.encode("JPEG", cv2.GaussianBlur(LARGE, (0, 0), 20)), None),
+        ("noise", made.encode("JPEG", NOISE), None),
     ],
 )
 def test_each_warning(code, data, name):
@@ -87,6 +100,9 @@ def test_ten_mebibytes_pass_and_one_byte_more_does_not():
         ("empty", b""),
         ("unsupported_format", made.encode("GIF")),
         ("unsupported_format", b"hello"),
+        ("heic", b"\0\0\0\x18ftypheic" + bytes(40)),
+        ("rare_jpeg", SAMPLES["jpeg"].replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c")),
+        ("no_pixel_data", SAMPLES["jpeg"][: SAMPLES["jpeg"].index(b"\xff\xda") + 14] + b"\xff\xd9"),
         ("truncated", SAMPLES["jpeg"][:-40]),
         ("truncated", SAMPLES["webp"][:-4]),
         ("no_pixels", made.png([made.png_header(0, 5), (b"IEND", b"")])),
@@ -118,22 +134,24 @@ def test_what_is_passed_on_is_what_the_server_can_prepare(kind):
 def test_the_result_is_plain_json():
     result = ImageValidator().validate(SAMPLES["webp"], "x.png")
     assert type(result).model_validate_json(result.model_dump_json()) == result
-    assert [type(finding["code"]) for finding in result.model_dump()["warnings"]] == [str, str, str]
+    assert [type(finding["code"]) for finding in result.model_dump()["warnings"]] == [str] * 4
 
 
 def test_the_config_lists_every_code():
     config = ImageValidator().get_config()
-    assert config["version"] == "1.1"
+    assert config["version"] == "1.2"
     assert config["refuse_below_side_px"] == 32
     assert config["max_bytes"] == 10 * 2**20
     assert config["warn_below_side_px"] == 512
     assert set(config["warnings"]) == {str(code) for code in Remark}
     assert set(config["refusals"]) == {str(code) for code in Refusal}
+    assert config["never_sure"] == ["damaged", "too_dark", "too_bright", "blank", "blurred", "noise"]
+    assert config["quality_limits"]["dark_below"] == 48
 
 
 @pytest.mark.parametrize(("side", "codes"), [(31, ["too_small"]), (32, [])])
 def test_what_the_server_refuses_is_refused_here(side, codes):
-    data = cv2.imencode(".jpg", np.full((side, 100, 3), 128, np.uint8))[1].tobytes()
+    data = made.encode("JPEG", LARGE[100 : 100 + side, 150:250])
     result = ImageValidator().validate(data)
     assert [finding.code for finding in result.refusals] == codes
     assert [finding.code for finding in result.warnings] == ["small_side"]

@@ -16,7 +16,17 @@ from PIL import Image, ImageOps
 from pillsnap.core import images
 from pillsnap.core.errors import ImageError
 from pillsnap.core.image_header import read_header
-from pillsnap.core.images import MAX_BYTES, MAX_PIXELS, MAX_SCANS, decode_rgb, read_image_bytes, reduction
+from pillsnap.core.images import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    MAX_SCANS,
+    decode_grey,
+    decode_inspected,
+    decode_rgb,
+    inspect,
+    read_image_bytes,
+    reduction,
+)
 
 made = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("image_samples.py"))))
 SAMPLES = made.make_samples()
@@ -209,6 +219,102 @@ def test_cut_off_pictures(form, share):
     data = encode(form)
     with pytest.raises(ImageError, match=r"^x\.jpg: "):
         decode_rgb(data[: int(len(data) * share)], "x.jpg")
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+JPEGS = {
+    "baseline": {},
+    "restarts": {"restart_marker_blocks": 3},
+    "grey": {"image": Image.fromarray(NOISE).convert("L")},
+    "cmyk": {"image": Image.fromarray(NOISE).convert("CMYK")},
+    "progressive": {"progressive": True},
+    "of its own tables": {"image": cv2.GaussianBlur(NOISE, (0, 0), 2), "optimize": True},
+    "flat": {"image": np.full((120, 160, 3), 90, np.uint8), "optimize": True},
+}
+
+
+def pixels_of(kind):
+    return encode("JPEG", **({"image": NOISE} | JPEGS[kind]))
+
+
+def coded(data):
+    """Where the first pixels begin."""
+    at = data.index(b"\xff\xda")
+    return at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+
+
+def zeroed(data, share):
+    """Its last bytes overwritten with zeros up to the end marker, as a copy that broke off leaves them."""
+    kept = coded(data) + int(share * (len(data) - coded(data)))
+    return data[:kept] + bytes(len(data) - kept - 2) + data[-2:]
+
+
+def closed(data, share):
+    """Cut, and an end marker behind it."""
+    return data[: coded(data) + int(share * (len(data) - coded(data)))] + b"\xff\xd9"
+
+
+def is_whole(data, scale=1):
+    header = inspect(data)
+    found = {decode_inspected(data, header, scale).whole, decode_grey(data, header, scale).whole}
+    assert len(found) == 1
+    return found.pop()
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("scale", [1, 8])
+def test_a_jpeg_of_which_all_pixels_are_there(kind, scale):
+    """Whatever follows its end, and to the very pixels that the decoder gives of the whole file. Of the even surface
+    all pixel data is zeros."""
+    data = pixels_of(kind)
+    for file in (data, data + bytes(50), data + b"\0\0\0\x18ftypmp42" + data, data[:-2] + b"\xff\xff" + data[-2:]):
+        assert is_whole(file, scale)
+        np.testing.assert_array_equal(decode_rgb(file), by_pil(data) if kind != "cmyk" else decode_rgb(data))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("damage", [zeroed, closed])
+@pytest.mark.parametrize("kind", ["baseline", "restarts", "grey", "cmyk", "of its own tables"])
+def test_a_jpeg_of_which_pixels_are_missing_is_decoded_and_not_whole(kind, damage, share):
+    data = pixels_of(kind)
+    assert not is_whole(damage(data, share))
+    assert not is_whole(damage(data, share), 8)
+    assert decode_rgb(damage(data, share)).shape == decode_rgb(data).shape
+
+
+@pytest.mark.parametrize("damage", [zeroed, closed])
+def test_a_progressive_jpeg_whose_later_passes_are_missing_is_not_whole(damage):
+    assert not is_whole(damage(pixels_of("progressive"), 0.5))
+
+
+def test_a_jpeg_overwritten_with_another_file_is_not_whole():
+    data = pixels_of("baseline")
+    middle = (coded(data) + len(data)) // 2
+    other = encode("PNG", NOISE)[:4000]
+    assert not is_whole(data[:middle] + other + data[middle + len(other) :])
+    assert not is_whole(data[:middle] + b"\xff\xd3" + data[middle:]), "a restart where none is announced"
+
+
+def test_the_other_formats_are_whole_or_refused():
+    for data in (encode("PNG"), encode("WEBP")):
+        assert decode_inspected(data, inspect(data), 1).whole
+
+
+def test_a_jpeg_of_a_rare_kind_is_named():
+    deep = SAMPLES["jpeg"].replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c")
+    with pytest.raises(ImageError, match=r"^x: is a JPEG of 12 bits a channel, which is not decoded; save it as"):
+        decode_rgb(deep, "x")
+    assert refusal(SAMPLES["jpeg"].replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x63")) == "undecodable"
+
+
+def test_a_lossless_jpeg_in_colour_is_decoded_whole_also_where_others_are_decoded_smaller():
+    image = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    data = made.lossless_jpeg(image)
+    header = inspect(data)
+    assert header.lossless
+    assert reduction(header, 8) == 1
+    np.testing.assert_array_equal(decode_rgb(data, keep_side=8), image)
+    assert decode_grey(data, header, 1).whole
 
 
 def thumbnail_jpeg():

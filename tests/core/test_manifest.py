@@ -39,7 +39,7 @@ def test_what_is_saved_is_loaded(tmp_path):
     built = build(tmp_path)
     built.save()
     for root in (tmp_path, tmp_path / "manifest.json"):
-        loaded = Manifest.load(root)
+        loaded = Manifest.load(str(root))
         assert loaded.hash == built.hash
         assert loaded.rows.equals(built.rows)
         assert loaded.catalog == built.catalog

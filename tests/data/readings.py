@@ -7,13 +7,14 @@ import random
 from pathlib import Path
 
 from pillsnap.core.boxes import Box
+from pillsnap.core.image_quality import Figures
 from pillsnap.data.groups import Usable
 from pillsnap.data.names import Domain, parse_condition
-from pillsnap.data.reading import Figures, Reading
+from pillsnap.data.reading import Reading
 from pillsnap.data.sources import Picture
 
 KCODE = "K-000059"
-FIGURES = Figures(darkest=0, brightest=255, mean=128, sharpness=100)
+FIGURES = Figures(darkest=0, brightest=255, mean=128, sharpness=100, shape=1)
 
 
 def digest(key: str) -> str:

@@ -3,13 +3,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pillsnap.core.image_codes import Refusal
+from pillsnap.core.image_codes import DOUBTS, Refusal
+from pillsnap.core.image_quality import Figures
 from pillsnap.data.audit import JUDGEMENTS, NOTES, QUARANTINE, AuditLimits, Finding, judge, odd_sizes, size_note
-from pillsnap.data.reading import Figures, Reading, read_picture
+from pillsnap.data.reading import Reading, read_picture
 from pillsnap.data.sources import Picture
 
 LIMITS = AuditLimits()
-SOUND = Figures(darkest=20, brightest=200, mean=90, sharpness=50)
+SOUND = Figures(darkest=20, brightest=200, mean=90, sharpness=50, shape=1)
 
 
 def reading(figures=SOUND, side_px=64, **more):
@@ -24,10 +25,11 @@ def codes(reading, limits=LIMITS):
     ("code", "over", "inside"),
     [
         ("too_small", {"side_px": 63}, {"side_px": 64}),
-        ("too_dark", {"figures": Figures(0, 47.9, 9, 50)}, {"figures": Figures(0, 48, 9, 50)}),
-        ("too_bright", {"figures": Figures(225.1, 255, 240, 50)}, {"figures": Figures(225, 255, 240, 50)}),
-        ("blank", {"figures": Figures(100, 111.9, 105, 50)}, {"figures": Figures(100, 112, 105, 50)}),
-        ("blurred", {"figures": Figures(20, 200, 90, 2.49)}, {"figures": Figures(20, 200, 90, 2.5)}),
+        ("too_dark", {"figures": Figures(0, 47.9, 9, 50, 1)}, {"figures": Figures(0, 48, 9, 50, 1)}),
+        ("too_bright", {"figures": Figures(225.1, 255, 240, 50, 1)}, {"figures": Figures(225, 255, 240, 50, 1)}),
+        ("blank", {"figures": Figures(100, 111.9, 105, 50, 1)}, {"figures": Figures(100, 112, 105, 50, 1)}),
+        ("blurred", {"figures": Figures(20, 200, 90, 2.49, 1)}, {"figures": Figures(20, 200, 90, 2.5, 1)}),
+        ("noise", {"figures": Figures(20, 200, 90, 50, 0.149)}, {"figures": Figures(20, 200, 90, 50, 0.15)}),
     ],
 )
 def test_each_limit_from_both_sides_and_allowed(code, over, inside):
@@ -83,7 +85,7 @@ def test_only_judgements_can_be_allowed():
 
 
 def test_every_code_has_a_meaning():
-    assert set(Refusal) | set(JUDGEMENTS) <= set(QUARANTINE)
+    assert set(Refusal) | set(DOUBTS) | set(JUDGEMENTS) <= set(QUARANTINE)
     assert not set(QUARANTINE) & set(NOTES)
 
 

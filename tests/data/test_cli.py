@@ -25,7 +25,10 @@ def test_prepare_and_verify(call, prepare, raw, tmp_path):
     assert [line.split()[0] for line in lines[1:4]] == ["train", "val", "test"]
     assert "  capture groups: 16, none in two splits" in lines
     assert "  lacking something: 2" in lines
-    assert any("40 of 50 images; real share 40%; photograph next: 8× front on white" in line for line in lines)
+    assert any(
+        "40 of 50 images, real share 40% (70% wanted): 19 more real photos needed; photograph next: 8×" in line
+        for line in lines
+    )
     assert f"audit: {tmp_path / 'out' / 'audit.html'}" in lines
     assert f"manifest {manifest.hash[:16]} written: {tmp_path / 'out'}" in lines[-2]
     assert lines[-1].startswith(f"next: pillsnap run --data {tmp_path / 'out'} --config ")

@@ -66,7 +66,8 @@ def test_what_is_missing(shots):
     assert len({(e["background"], e["side"]) for e in found["photograph_next"]}) == 9
     assert all((e["background"], e["side"]) != ("palm", "front") for e in found["photograph_next"])
     assert found["empty_splits"] == ["val/studio", "test/studio", "val/real", "test/real"]
-    assert "3 of 10 images" in found["problems"]
+    needed = "6 more real photos and 1 more studio pictures needed"
+    assert f"3 of 10 images, real share 33% (70% wanted): {needed}" in found["problems"]
     assert "real photos: no back side" in found["problems"]
     assert "real photos: none on checked pattern" in found["problems"]
     assert "studio pictures: none on background 2" in found["problems"]

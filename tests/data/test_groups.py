@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
+from pillsnap.core.image_quality import small_grey
 from pillsnap.data import groups
 from pillsnap.data.capture_groups import capture_groups
 from pillsnap.data.groups import (
@@ -15,7 +16,7 @@ from pillsnap.data.groups import (
     straddling,
 )
 from pillsnap.data.names import parse_condition
-from pillsnap.data.reading import perceptual_hashes, small_grey
+from pillsnap.data.reading import perceptual_hashes
 
 
 def grouped(pictures, before=None, sittings=None):

@@ -1,7 +1,6 @@
 """``pillsnap data prepare``, killed at the worst moments, twice at once, and on a full disk."""
 
 import errno
-import fcntl
 import os
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 
 from pillsnap.core import manifest as manifest_module
 from pillsnap.core.errors import DataError
+from pillsnap.core.file_lock import FileLock
 from pillsnap.core.manifest import Manifest
 from pillsnap.data import links as links_module
 from pillsnap.data.audit import AuditLimits
@@ -158,8 +158,8 @@ def test_the_memory_is_read_under_the_lock(tiny, raw, tmp_path, monkeypatch):
     prepare(request)
 
     def load(folders, seed):
-        with (request.out / ".lock").open() as lock, pytest.raises(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with FileLock() as lock:
+            assert not lock.take(request.out / ".lock")
         raise InterruptedError
 
     monkeypatch.setattr("pillsnap.data.prepare.load_earlier", load)

@@ -10,8 +10,9 @@ import pytest
 
 from pillsnap.core.boxes import Box
 from pillsnap.core.files import sha256_file
+from pillsnap.core.image_quality import Figures, measure
 from pillsnap.data.names import Domain
-from pillsnap.data.reading import Figures, measure, read_picture
+from pillsnap.data.reading import read_picture
 from pillsnap.data.sources import AiHubSource, Picture
 
 trees = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("trees.py"))))
@@ -60,7 +61,7 @@ def test_a_jpeg_by_the_name_of_heic_is_used_and_a_real_heic_refused(tmp_path):
     jpeg = trees.write(tmp_path / "IMG_1.heic", trees.picture_bytes("a", ".jpg"))
     assert read_picture(picture(jpeg)).fault == ""
     reading = read_picture(picture(trees.write(tmp_path / "IMG_2.HEIC", HEIC)))
-    assert reading.fault_code == "unsupported_format"
+    assert reading.fault_code == "heic"
     assert "HEIC" in reading.fault
     assert reading.sha256 == sha256_file(tmp_path / "IMG_2.HEIC")
 
@@ -72,12 +73,15 @@ def test_a_jpeg_is_measured_smaller_and_tells_its_whole_size(tmp_path):
 
 
 def test_faults_of_the_file(tmp_path):
-    whole = trees.picture_bytes("a")
+    whole, jpeg = trees.picture_bytes("a"), trees.picture_bytes("a", ".jpg")
     for name, data, code in (
         ("empty.png", b"", "empty"),
         ("cut.png", whole[:-40], "truncated"),
         ("text.jpg", b"not a picture", "unsupported_format"),
         ("damaged.png", whole[:60] + bytes(40) + whole[100:], "undecodable"),
+        ("half.jpg", jpeg[: len(jpeg) // 2] + b"\xff\xd9", "damaged"),
+        ("zeroed.jpg", jpeg[: len(jpeg) // 2] + bytes(len(jpeg) // 2) + b"\xff\xd9", "damaged"),
+        ("header.jpg", jpeg[: jpeg.index(b"\xff\xda") + 14] + b"\xff\xd9", "no_pixel_data"),
     ):
         reading = read_picture(picture(trees.write(tmp_path / name, data)))
         assert (reading.fault_code, reading.figures, reading.dhash) == (code, None, "")
@@ -154,7 +158,7 @@ class TestLabels:
 
 def test_figures():
     grey_HW_u8 = np.full((256, 256), 100, np.uint8)
-    assert measure(grey_HW_u8) == Figures(100, 100, 100, 0)
+    assert measure(grey_HW_u8) == Figures(100, 100, 100, 0, 1)
     grey_HW_u8[:16, :16] = 250  # 0.4 % of the pixels
     grey_HW_u8[0, 0] = 0  # a single one does not count
     figures = measure(grey_HW_u8)

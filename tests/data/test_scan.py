@@ -14,16 +14,17 @@ import pytest
 
 from pillsnap.core.boxes import Box
 from pillsnap.core.errors import DataError
+from pillsnap.core.image_quality import Figures
 from pillsnap.data import scan
 from pillsnap.data.names import Condition, Domain
 from pillsnap.data.parallel import no_progress
-from pillsnap.data.reading import Figures, Reading, read_picture
+from pillsnap.data.reading import Reading, read_picture
 from pillsnap.data.scan import ScanStore
 from pillsnap.data.sources import Picture
 
 trees = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("trees.py"))))
 ONE, TWO = "K-000059", "K-030864"
-SOUND = Figures(10, 200, 90, 50)
+SOUND = Figures(10, 200, 90, 50, 1)
 
 
 def write(path, key=None):
@@ -231,7 +232,7 @@ class TestAcrossClasses:
         pairs = []
         for number, (size, sharpness) in enumerate([((40, 30), 1), ((30, 40), 100), ((20, 20), 0)]):
             found = Picture(f"real_photos/{ONE}/{number}", Path("x"), ONE, "real")
-            figures = Figures(0, 255, 90, sharpness)
+            figures = Figures(0, 255, 90, sharpness, 1)
             pairs.append((found, Reading(found.path, str(number), *size, figures=figures)))
         broken = Picture(f"real_photos/{ONE}/broken", Path("x"), ONE, "real")
         fill(tmp_path / "scan.db", [*pairs, (broken, Reading(broken.path, "b", fault="x", fault_code="truncated"))])

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pillsnap.core.image_quality import small_grey
 from pillsnap.data.capture_groups import capture_groups
 from pillsnap.data.groups import TONED_GREY_LEVELS, near_duplicate_links
-from pillsnap.data.reading import perceptual_hashes, small_grey
+from pillsnap.data.reading import perceptual_hashes
 from pillsnap.data.toned import toned_difference
 
 

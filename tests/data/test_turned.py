@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
+from pillsnap.core.image_quality import small_grey
 from pillsnap.data.capture_groups import capture_groups
 from pillsnap.data.groups import COPY_GREY_LEVELS, near_duplicate_links
-from pillsnap.data.reading import perceptual_hashes, small_grey
+from pillsnap.data.reading import perceptual_hashes
 from pillsnap.data.turned import turned_copy_links
 
 

@@ -55,10 +55,11 @@ class Site:
         options += ["--config", self.folder / "tiny.yaml"]
         return [sys.executable, "-m", "pillsnap", "demo", *map(str, options)]
 
-    def mlflow_run(self, **parameters: object) -> list[str]:
+    def mlflow_run(self, entry: str = "main", **parameters: object) -> list[str]:
         named = [part for key, value in parameters.items() for part in ("-P", f"{key}={value}")]
         experiment = ("--experiment-name", "elsewhere")
-        return [sys.executable, "-m", "mlflow", "run", str(PROJECT), "--env-manager", "local", *experiment, *named]
+        start = (sys.executable, "-m", "mlflow", "run", str(PROJECT), "-e", entry, "--env-manager", "local")
+        return [*start, *experiment, *named]
 
     def start(self, command: list[str], cwd: Path) -> subprocess.Popen[str]:
         return subprocess.Popen(

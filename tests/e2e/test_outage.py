@@ -136,8 +136,8 @@ def undisturbed(place: SimpleNamespace) -> dict[str, list[tuple[int, float]]]:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     found = history(place.store, run_of(output))
-    assert [step for step, _ in found["step_loss"]] == list(range(1, EPOCHS * PER_EPOCH + 1))
-    assert [step for step, _ in found["val_top1"]] == list(range(1, EPOCHS + 1))
+    assert [step for step, _ in found["train/step_loss"]] == list(range(1, EPOCHS * PER_EPOCH + 1))
+    assert [step for step, _ in found["val/top1"]] == list(range(1, EPOCHS + 1))
     return found
 
 

@@ -57,7 +57,7 @@ def test_sigterm_then_status_then_another(place: SimpleNamespace) -> None:
     said, begun = [], set()
     for line in process.stdout:
         said.append(line)
-        begun |= set(re.findall(r"^trial ([01]) \(of \d+\), epoch", line))
+        begun |= set(re.findall(r"^[\d-]{10} [\d:]{8} trial ([01]), epoch", line))
         if len(begun) == 2:
             break
     process.send_signal(signal.SIGTERM)
@@ -70,14 +70,14 @@ def test_sigterm_then_status_then_another(place: SimpleNamespace) -> None:
     [summary] = optuna.get_all_study_summaries(url)
     trials = optuna.load_study(study_name=summary.study_name, storage=url).trials
     assert sorted(trial.state.name for trial in trials) == ["FAIL", "FAIL", "WAITING", "WAITING"]
-    nights = [run for run in runs_of(place, "study") if run.info.run_name == "tune night"]
+    nights = [run for run in runs_of(place, "study") if run.data.params["cfg.name"] == "night"]
     assert [run.info.status for run in nights] == ["KILLED"]
     children = [run for run in runs_of(place, "trial") if run.data.tags["mlflow.parentRunId"] == nights[0].info.run_id]
     assert [run.info.status for run in children] == ["KILLED", "KILLED"]
     assert {run.data.tags["optuna.state"] for run in children} == {"interrupted"}
 
     output, _ = pillsnap(place, "tune", "status", "--workspace", str(place.folder / "w")).communicate(timeout=60)
-    assert "0 trials are over" in output
+    assert re.search(r"0 of \d+ trials are over", output)
     assert "0 are running, 2 wait to be begun or tried again" in output
 
     process = pillsnap(place, "tune", *place.common, "--max-trials", "2", "--workers", "2", "--wall-clock", "20m")
@@ -90,7 +90,7 @@ def test_sigterm_then_status_then_another(place: SimpleNamespace) -> None:
         run
         for run in runs_of(place, "study")
         if run.inputs.dataset_inputs
-        and run.info.run_name == "tune tiny"
+        and run.data.params["cfg.name"] == "tiny"
         and f"{place.folder}" in run.inputs.dataset_inputs[0].dataset.source
     ]
-    assert (same.info.status, same.data.metrics["completed"]) == ("FINISHED", 2)
+    assert (same.info.status, same.data.metrics["trials_complete"]) == ("FINISHED", 2)

@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -92,7 +93,7 @@ def test_calibration_counted_by_hand() -> None:
     """Four answers of a net whose temperature is 2; the first is wrong, and the two first are real photos."""
     probabilities_NK = np.asarray([[0.8, 0.2], [0.6, 0.4], [0.6, 0.4], [0.9, 0.1]], np.float32)
     session: Any = SimpleNamespace(metadata=SimpleNamespace(temperature=2.0, unsure_below=0.7))
-    predictions: Any = SimpleNamespace(probabilities_NK=probabilities_NK, confidences_N=probabilities_NK.max(axis=1))
+    predictions = Predictions(pa.table({"n": range(4)}), np.asarray([1, 0, 0, 0]), probabilities_NK)
     right_N, real_N = np.asarray([False, True, True, True]), np.asarray([True, True, False, False])
     found = evidence_module._calibration(session, predictions, right_N, real_N, 0.425)
     assert found == pytest.approx(
@@ -110,6 +111,28 @@ def test_calibration_counted_by_hand() -> None:
         },
         abs=1e-3,
     )
+
+
+def test_an_answer_to_a_picture_in_which_nothing_can_be_seen_counts_as_not_sure(
+    toys: SimpleNamespace, tmp_path: Path
+) -> None:
+    """As when it is served: a black picture among four, which the audit was told to allow."""
+    manifest = toys.save_manifest(tmp_path / "m", np.zeros((1, 3), np.float32), [(0, 0, "test", "real")])
+    black = PillSession.load(toys.save_bundle(tmp_path / "b.onnx", toys.toy_colors(2)), threads=1)
+    doubted = predict_split(black, manifest)
+    assert doubted.doubted_N is not None
+    assert doubted.doubted_N.tolist() == [True]
+    assert doubted.sure_N(0.1).tolist() == [False]
+    seen = toys.save_manifest(tmp_path / "n", toys.toy_colors(2), [(0, 0, "test", "real"), (1, 1, "test", "studio")])
+    assert predict_split(black, seen).sure_N(0.1).tolist() == [True, True]
+    probabilities_NK = np.asarray([[0.9, 0.1]] * 4, np.float32)
+    rows, labels_N = pa.table({"n": range(4)}), np.zeros(4, np.int64)
+    predictions = Predictions(rows, labels_N, probabilities_NK, doubted_N=np.asarray([True, False, False, False]))
+    session: Any = SimpleNamespace(metadata=SimpleNamespace(temperature=1.0, unsure_below=0.7))
+    right_N, real_N = np.asarray([False, True, True, True]), np.asarray([True, True, False, False])
+    found = evidence_module._calibration(session, predictions, right_N, real_N, 0.1)
+    assert (found["sure_share"], found["right_when_sure"]) == (0.75, 1)
+    assert (found["real_sure_share"], found["real_right_when_sure"]) == (0.5, 1)
 
 
 def test_attack_answers_that_hang_on_the_batch_are_measured_alone(
@@ -140,12 +163,13 @@ def test_the_worst_value_of_a_condition() -> None:
 def test_what_studio_pictures_hide_is_noted(toys: SimpleNamespace, tmp_path: Path) -> None:
     images = [(0, 0, "test", "real")] * 3 + [(1, 1, "test", "studio")] * 3
     images += [(2, 2, "test", "studio")] * 7 + [(2, 2, "test", "real"), (2, 1, "test", "real")]
-    manifest = toys.save_manifest(tmp_path / "m", toys.toy_colors(3), images)
-    evidence = evaluate(toys.save_bundle(tmp_path / "b.onnx", toys.toy_colors(3), manifest.hash), manifest).evidence
-    assert evidence.failures == (), "8 of 9 pictures of the third drug are right, but 1 of 2 photos"
+    images += [(3, 1, "test", "real")]
+    manifest = toys.save_manifest(tmp_path / "m", toys.toy_colors(4), images)
+    evidence = evaluate(toys.save_bundle(tmp_path / "b.onnx", toys.toy_colors(4), manifest.hash), manifest).evidence
+    assert evidence.failures == ("K-990004",), "8 of 9 pictures of the third drug are right, but 1 of 2 photos"
     notes = " ".join(evidence.notes)
     assert "Without a real test photo, so judged on studio pictures alone: K-990002." in notes
-    assert "Under 70% on the real photos alone: K-990003." in notes
+    assert "Under 70% on real photos, worst first: K-990004 (0%), K-990003 (50%)." in notes
 
 
 def test_what_the_first_weights_learned_from_is_noted(

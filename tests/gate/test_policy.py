@@ -29,7 +29,7 @@ def changed(tmp_path: Path, dotted: str, value: Any) -> Path:
 
 
 def test_the_policy_holds_the_specification() -> None:
-    policy = Policy.load(OURS)
+    policy = Policy.load(str(OURS))
     shares, costs = policy.at_least, policy.below
     assert (shares.top1.target, shares.top1.minimum) == (0.85, 0.80)
     assert (shares.top5.target, shares.top5.minimum) == (0.95, 0.92)

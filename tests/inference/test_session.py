@@ -81,6 +81,38 @@ def test_an_answer_is_what_identify_says_with_the_time_of_each_stage(
     assert answer.candidates == session.identify(png((40, 40, 200)), top=3)
 
 
+def test_an_answer_says_whether_it_is_sure(toys: SimpleNamespace, bundle: Path) -> None:
+    """By the bundle's threshold, or 0.5 where it names none; never of a picture in which nothing can be seen."""
+    session = PillSession.load(bundle)
+    seen = cv2.imencode(".png", toys.toy_picture(np.asarray([200, 40, 40]), 512))[1].tobytes()
+    answer = session.answer(seen)
+    assert (answer.sure, answer.doubts, session.unsure_below) == (True, (), 0.5)
+    even = session.answer(png((200, 40, 40), 512))
+    assert even.candidates[0].confidence > 0.9
+    assert (even.sure, [doubt.code for doubt in even.doubts]) == (False, ["blank"])
+    strict = toys.toy_metadata(toys.toy_catalog(6)).model_copy(update={"unsure_below": 0.9999, "temperature": 1.0})
+    path = bundle.with_name("strict.onnx")
+    session = PillSession.load(toys.save_model(path, toys.toy_graph(toys.toy_colors(6) / 4), strict.to_props()))
+    assert (session.answer(seen).sure, session.unsure_below) == (False, 0.9999)
+
+
+def test_a_small_net_that_decodes_smaller_sees_sharp_and_blurred_as_any_other(
+    toys: SimpleNamespace, tmp_path: Path
+) -> None:
+    """Of 512 pixels it decodes 64, in which nothing is sharp: the picture is looked at as the audit does."""
+    spec = toys.SPEC.model_copy(update={"decoding": "reduced"})
+    update = {"preprocessing": spec, "preprocessing_fingerprint": spec.fingerprint}
+    props = toys.toy_metadata(toys.toy_catalog(6)).model_copy(update=update).to_props()
+    path = toys.save_model(tmp_path / "b.onnx", toys.toy_graph(toys.toy_colors(6)), props)
+    session = PillSession.load(path)
+    fine = np.tile(np.linspace(60, 180, 512)[None, :, None], (512, 1, 3)).astype(np.uint8)
+    fine[np.arange(512) % 8 < 4] += 12
+    sharp, blurred = (cv2.imencode(".jpg", image)[1].tobytes() for image in (fine, cv2.GaussianBlur(fine, (0, 0), 4)))
+    assert session.preprocessor.decode(sharp).shape == (64, 64, 3)
+    assert session.answer(sharp).doubts == ()
+    assert [doubt.code for doubt in session.answer(blurred).doubts] == ["blurred"]
+
+
 def test_the_stages_of_an_answer_are_the_whole_preprocessing(toys: SimpleNamespace, tmp_path: Path) -> None:
     """CLAHE on and a photo that is not square: the answer's own steps give what `prepare_for_model` gives."""
     spec = toys.SPEC.model_copy(update={"clahe": ClaheSpec(enabled=True)})

@@ -83,14 +83,14 @@ def test_mlflow_can_compare_what_was_judged(
     entry = store.get_model_version("pills", "1")
     for run_id in (statement.evidence_run_id, entry.run_id):
         run = store.get_run(run_id)
-        assert run.data.metrics["gate/top1"] == 1.0
-        assert {"gate/real_top1", "gate/latency_p95_ms", "gate/size_mb"} < set(run.data.metrics)
+        assert run.data.metrics["gate_top1"] == 1.0
+        assert {"gate_real_top1", "gate_latency_p95_ms", "gate_size_mb"} < set(run.data.metrics)
         assert (run.data.params["bundle.backbone"], run.data.params["bundle.engine"]) == ("toy", "onnxruntime")
         [dataset] = run.inputs.dataset_inputs
         assert dataset.dataset.digest == gate.manifest.hash[:36]
         assert [tag.value for tag in dataset.tags] == ["test"]
     model = store.get_logged_model(str(entry.source).removeprefix("models:/"))
-    assert {metric.key: metric.value for metric in model.metrics}["gate/top1"] == 1.0
+    assert {metric.key: metric.value for metric in model.metrics}["gate_top1"] == 1.0
     assert {metric.run_id for metric in model.metrics} == {statement.evidence_run_id}
     assert {metric.dataset_digest for metric in model.metrics} == {gate.manifest.hash[:36]}
     assert not caplog.records
@@ -105,7 +105,7 @@ def test_attack_a_version_that_names_the_run_of_another(
     good = store.get_model_version("pills", "1").run_id
     store.create_model_version("pills", bad.source, run_id=good)
     assert gate.judge("3").verdict == Verdict.REJECT
-    assert "gate/top1" not in store.get_run(good).data.metrics
+    assert "gate_top1" not in store.get_run(good).data.metrics
 
 
 @pytest.mark.parametrize(("wrong", "verdict"), [(1, Verdict.HOLD), (3, Verdict.REJECT)])

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import requests
 import uvicorn
+from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from pillsnap.cli.serve import serve
@@ -35,8 +36,11 @@ CLASSES = 6
 
 def jpeg(label: int = 0, side: int = 512, ending: str = ".jpg") -> bytes:
     """A picture of one class's colour."""
-    picture = np.empty((side, side, 3), np.uint8)
-    picture[:] = _TOY.toy_colors(CLASSES)[label][::-1].astype(np.uint8)
+    return encoded(_TOY.toy_picture(_TOY.toy_colors(CLASSES)[label], side), ending)
+
+
+def encoded(picture: NDArray[np.uint8], ending: str = ".jpg") -> bytes:
+    """A file of B, G, R."""
     return bytes(cv2.imencode(ending, picture)[1])
 
 
@@ -49,7 +53,9 @@ def save_bundle(path: Path, turned: int = 0, **options: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def toy() -> SimpleNamespace:
-    return SimpleNamespace(**{**vars(_TOY), "jpeg": jpeg, "save_bundle": save_bundle, "classes": CLASSES})
+    return SimpleNamespace(
+        **{**vars(_TOY), "jpeg": jpeg, "encoded": encoded, "save_bundle": save_bundle, "classes": CLASSES}
+    )
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 from pillsnap.core.client_contract import ClientContract
 from pillsnap.core.errors import ConfigError
+from pillsnap.core.image_codes import DOUBTS
 from pillsnap.inference.session import PillSession
 from pillsnap.serving import guard
 from pillsnap.serving.app import create_app
@@ -73,17 +74,57 @@ def test_a_small_photo_is_remarked_on(client: TestClient, toy: SimpleNamespace) 
 
 
 def test_not_sure_is_said(client_of: ClientOf, toy: SimpleNamespace, tmp_path: Path) -> None:
-    # a grey that lies between all colours
-    import cv2
-    import numpy as np
-
-    grey = bytes(cv2.imencode(".png", np.full((64, 64, 3), 100, np.uint8))[1])
+    grey = toy.encoded(toy.toy_picture(np.full(3, 100), 64))  # it lies between all colours
     with client_of(model=str(toy.save_bundle(tmp_path / "t.onnx"))) as client:
         answer = client.post(PREDICT, content=grey, headers=JPEG).json()
         best = answer["predictions"][0]["confidence"]
         assert answer["sure"] is (best >= answer["unsure_below"])
         assert answer["sure"] is False
+        assert [warning["code"] for warning in answer["warnings"]] == ["small_side"]
         assert "pillsnap_unsure_total 1.0" in client.get("/metrics").text
+
+
+def _poor(toy: SimpleNamespace) -> dict[str, bytes]:
+    """Of the first drug's colour, of which the toy is very sure, where there is a colour at all."""
+    red, rng = cv2.imdecode(np.frombuffer(toy.jpeg(0), np.uint8), cv2.IMREAD_COLOR), np.random.default_rng(0)
+    whole = toy.jpeg(0)
+    return {
+        "too_dark": toy.encoded(np.zeros_like(red)),
+        "too_bright": toy.encoded(np.full_like(red, 255)),
+        "blank": toy.encoded(np.full_like(red, (40, 40, 200))),
+        "blurred": toy.encoded(cv2.GaussianBlur(red, (0, 0), 60)),
+        "noise": toy.encoded(np.clip(rng.normal((40, 40, 200), 50, red.shape), 0, 255).astype(np.uint8)),
+        "damaged": whole[: len(whole) - 900] + whole[-2:],
+    }
+
+
+@pytest.mark.parametrize("code", [str(code) for code in DOUBTS])
+def test_attack_of_a_picture_in_which_nothing_can_be_seen_no_answer_is_sure(
+    client_of: ClientOf, bundle: Path, toy: SimpleNamespace, code: str
+) -> None:
+    poor, good = _poor(toy)[code], toy.jpeg(0)
+    with client_of() as client:
+        answer = client.post(PREDICT, content=poor, headers=JPEG).json()
+        assert [warning["code"] for warning in answer["warnings"]] == [code]
+        assert answer["sure"] is False
+        assert "pillsnap_unsure_total 1.0" in client.get("/metrics").text
+        files = [("images", (f"{n}.jpg", photo, "image/jpeg")) for n, photo in enumerate((good, poor))]
+        both = client.post(BATCH, params={"same_pill": "true"}, files=files).json()
+        assert [result["sure"] for result in both["results"]] == [True, False]
+        assert both["combined"]["sure"] is False
+        assert code in client.get("/v1/narrow/info").json()["validator"]["never_sure"]
+
+
+def test_a_header_without_pixels_and_a_heic_are_refused_by_name(client: TestClient, toy: SimpleNamespace) -> None:
+    whole = toy.jpeg(0)
+    header = whole[: whole.index(b"\xff\xda") + 14] + b"\xff\xd9"
+    for photo, code, status in (
+        (header, "no_pixel_data", 422),
+        (whole.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"), "rare_jpeg", 415),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200), "heic", 415),
+    ):
+        answer = client.post(PREDICT, content=photo, headers=JPEG)
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
 def test_the_bundle_says_when_it_is_not_sure(client_of: ClientOf, toy: SimpleNamespace, tmp_path: Path) -> None:

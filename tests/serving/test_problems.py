@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pillsnap.core.image_codes import Refusal
-from pillsnap.serving.problems import KINDS, ProblemError, image_problem, language_of
+import pillsnap.clients
+import pillsnap.serving
+from pillsnap.core.image_codes import Refusal, Remark
+from pillsnap.serving.problems import KINDS, Language, ProblemError, image_problem, language_of
 
 _OURS = {Refusal.UNREADABLE, Refusal.WRONG_PIXELS, Refusal.EMPTY_BATCH, Refusal.BAD_BOX}
 """Never a client's doing."""
@@ -19,6 +22,25 @@ _OURS = {Refusal.UNREADABLE, Refusal.WRONG_PIXELS, Refusal.EMPTY_BATCH, Refusal.
 def test_every_refusal_of_a_picture_has_a_text(code: str) -> None:
     assert code in KINDS
     assert image_problem(code).code == code
+
+
+def test_the_page_has_a_text_in_both_languages_for_every_remark_and_every_refusal_of_its_client() -> None:
+    texts = (Path(pillsnap.serving.__file__).parent / "page" / "texts.js").read_text(encoding="utf-8")
+    client = (Path(pillsnap.clients.__file__).parent / "pillsnap_client.js").read_text(encoding="utf-8")
+    codes = re.findall(r'PhotoError\(\s*"([a-z_]+)"', client)
+    assert {"heic", "truncated"} <= set(codes)
+    keys = [f"problem.{code}" for code in {*codes, "rare_jpeg", "no_pixel_data"}]
+    for key in (*(f"warning.{code}" for code in Remark), *keys, *(f"{key}.next" for key in keys)):
+        found = re.findall(rf'"{re.escape(key)}": "(.+)"', texts)
+        assert [bool(re.search("[가-힣]", text)) for text in found] == [True, False], key
+
+
+@pytest.mark.parametrize("language", ["ko", "en"])
+def test_what_a_phone_writes_is_refused_with_what_to_set_there(language: Language) -> None:
+    detail = ProblemError("heic").problem(language, "1").detail
+    setting = {"en": "Settings > Camera > Formats > Most Compatible", "ko": "설정 > 카메라 > 포맷 > 높은 호환성"}
+    assert f"iPhone: {setting[language]}" in detail
+    assert "Android: " in detail
 
 
 def test_a_code_that_is_not_known_is_still_an_answer() -> None:

@@ -28,7 +28,7 @@ from pillsnap.tracking.journal import Journal
 from pillsnap.tracking.resuming import ending_the_run_of_mlflow, pointing_at
 from pillsnap.tracking.run import tell_run, tracked_run
 from pillsnap.tracking.run_model import log_bundle
-from pillsnap.tracking.store import experiment_name
+from pillsnap.tracking.store import ensure_experiment, experiment_name
 from pillsnap.tracking.sync import sync_run
 
 
@@ -119,11 +119,35 @@ def test_a_workspace_that_cannot_be_written_ends_the_run(
     assert run.data.tags["ended_because"].startswith("NotADirectoryError")
 
 
-def test_the_experiment_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    assert experiment_name("pillsnap") == "pillsnap"
+def test_the_experiment_of_the_environment(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for variable in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(variable, raising=False)
+    assert experiment_name() == "pillsnap"
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ours")
-    assert experiment_name("pillsnap") == "ours"
+    assert experiment_name() == "ours"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.create_experiment("theirs"))
+    assert experiment_name() == "theirs", "as mlflow run, which sets it"
+    assert "(theirs) is taken, not MLFLOW_EXPERIMENT_NAME=ours" in caplog.text
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "4711")
+    with pytest.raises(StoreError, match=r"MLFLOW_EXPERIMENT_ID=4711: .*No Experiment with id=4711"):
+        experiment_name()
+
+
+@pytest.mark.parametrize(("experiment", "said"), [("Default", True), ("elsewhere", False)])
+def test_a_run_of_mlflow_in_the_experiment_default_says_so(
+    store: MlflowClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    experiment: str,
+    said: bool,
+) -> None:
+    opened = store.create_run(ensure_experiment(store, experiment))
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
+    with tracked_run("attached", experiment="exp") as tracked:
+        assert tracked.run_id == opened.info.run_id, "whoever started mlflow run looks for it there"
+    assert ("mlflow run --experiment-name pillsnap" in caplog.text) is said
 
 
 def test_every_value_of_the_experiment_is_a_parameter(store: MlflowClient) -> None:
@@ -176,27 +200,27 @@ def test_test_figures_are_those_of_the_logged_model_and_its_data_set(
         tracked.log_dataset(manifest, "test")
         tracked.log_test_metrics({"test_top1": 0.9}, manifest)
     with tracked_run("another", experiment="others") as other:
-        other.log_test_metrics({"gate/top1": 0.8}, manifest, model_id)
-    tell_run(store, tracked.run_id, {"gate/top1": 0.8}, manifest)
+        other.log_test_metrics({"gate_top1": 0.8}, manifest, model_id)
+    tell_run(store, tracked.run_id, {"gate_top1": 0.8}, manifest)
     [metric, theirs] = sorted(store.get_logged_model(model_id).metrics, key=lambda metric: -metric.value)
     assert (metric.key, metric.value, metric.run_id) == ("test_top1", 0.9, tracked.run_id)
     assert (metric.dataset_name, metric.dataset_digest) == ("toy", manifest.hash[:36])
-    assert (theirs.key, theirs.run_id) == ("gate/top1", other.run_id)
+    assert (theirs.key, theirs.run_id) == ("gate_top1", other.run_id)
     run = store.get_run(tracked.run_id)
-    assert run.data.metrics == {"test_top1": 0.9, "gate/top1": 0.8}
+    assert run.data.metrics == {"test_top1": 0.9, "gate_top1": 0.8}
     [entry] = run.inputs.dataset_inputs
     assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "test")]
 
     store.delete_logged_model(model_id)
     with tracked_run("late", experiment="others") as late:
-        late.log_test_metrics({"gate/top1": 0.7}, manifest, model_id)
-    assert store.get_run(late.run_id).data.metrics == {"gate/top1": 0.7}, "the run's alone"
+        late.log_test_metrics({"gate_top1": 0.7}, manifest, model_id)
+    assert store.get_run(late.run_id).data.metrics == {"gate_top1": 0.7}, "the run's alone"
     store.delete_run(late.run_id)
     with tracked_run("no model", experiment="exp") as bare:
         bare.log_test_metrics({"test_top1": 0.5}, manifest)
     assert store.get_run(bare.run_id).data.metrics == {"test_top1": 0.5}
     with pytest.raises(StoreError, match="does not take the figures for run"):
-        tell_run(store, late.run_id, {"gate/top1": 0.7}, manifest)
+        tell_run(store, late.run_id, {"gate_top1": 0.7}, manifest)
 
 
 def test_the_code_version(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:

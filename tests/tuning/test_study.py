@@ -20,6 +20,7 @@ from pillsnap.tuning.study import (
     RETRIES,
     RETRY_OF,
     SURPLUS,
+    WANTED,
     best_of,
     counted,
     draw,
@@ -185,10 +186,39 @@ def test_a_study_in_words(fresh_study: Fresh, tiny: ExperimentConfig, url: str) 
     assert "trial 1 failed: TrainingError: the loss is nan / and more" in text
     assert "best: trial 2, 0.5000" in text
     assert "model.drop_rate = 0.25" in text
-    table = trials_table(study).splitlines()
+    table = trials_table(study.trials).splitlines()
     assert {line.count("|") for line in table} == {table[0].count("|")}
     with pytest.raises(ConfigError, match=r"--study other: not in .*there are: tiny-1"):
         describe_storage(url, "other")
+
+
+def test_a_worker_that_is_dead_is_told_from_one_that_lives(
+    fresh_study: Fresh, tiny: ExperimentConfig, url: str
+) -> None:
+    study = fresh_study(tiny.with_overrides({"tuning.heartbeat_s": 30}))
+    study.set_user_attr(WANTED, 3)
+    assert study.metric_names == [tiny.tuning.objective]
+    storage = open_storage(url, heartbeat_s=30)
+    for number in (0, 1):
+        storage.record_heartbeat(study.ask()._trial_id)
+        _beat_ago(storage, number + 1, 29 + 30 * number)  # just before the next one; and almost two beats after
+    text = describe_storage(url)
+    assert "  0 of 3 trials are over" in text
+    assert "  1 are running, 1 dead (no sign of life for 45 s), 0 wait" in text
+    assert [line.endswith("DEAD, its trial is tried again where pillsnap tune runs") for line in text.splitlines()
+            if line.startswith("    trial ")] == [False, True]  # fmt: skip
+    assert "nobody is at work" not in text
+    _beat_ago(storage, 1, 59)
+    assert "nobody is at work now: the same pillsnap tune command again goes on" in describe_storage(url)
+    assert [trial.state for trial in study.trials] == [TrialState.RUNNING] * 2, "status changes nothing"
+    storage.engine.dispose()
+
+
+def _beat_ago(storage: Any, trial_id: int, seconds: int) -> None:
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"UPDATE trial_heartbeats SET heartbeat = datetime('now', '-{seconds} seconds') WHERE trial_id = {trial_id}"
+        )
 
 
 def test_a_database_that_goes_away_is_waited_for(tiny: ExperimentConfig, postgres: Any, postgres_url: str) -> None:

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from pillsnap.core.errors import ConfigError, StoreError, TrainingError
 from pillsnap.core.experiment import ExperimentConfig
+from pillsnap.tracking.fetching import find_artifact
 from pillsnap.tracking.study import RunRef, study_run
 from pillsnap.training.batches import TrainingData
 from pillsnap.tuning.storage import open_storage
@@ -101,8 +102,12 @@ def test_a_real_trial(run: Runs, tiny: ExperimentConfig, store: MlflowClient, tm
     assert trial.params == {key: flat[key] for key in tiny.tuning.space}
     [child] = nested(store)
     assert (child.info.status, child.data.tags["optuna.state"]) == ("FINISHED", "complete")
-    assert child.data.params["cfg.training.epochs"] == "1"
-    assert child.data.metrics["val_real_top1"] == pytest.approx(trial.value)
+    assert child.data.params == {key: str(value) for key, value in trial.params.items()}, "what differs, and no more"
+    [experiment] = [entry.path for entry in store.list_artifacts(child.info.run_id)]
+    assert ExperimentConfig.load(find_artifact(child.info.run_id, experiment, tmp_path)).training.epochs == 1
+    assert child.data.metrics["val/real_top1"] == pytest.approx(trial.value)
+    assert child.data.metrics["objective"] == pytest.approx(trial.value)
+    assert child.data.metrics["best_epoch"] == 1
     assert child.info.run_id == trial.user_attrs[RUN_ID]
     assert not list((tmp_path / "trials").glob("trial-*")), "the checkpoints are deleted"
 
@@ -118,6 +123,7 @@ def test_hopeless_trials_are_cut_off(
     assert [epoch for call, epoch in fake_fit.seen if call == 1] == list(range(1, warmup_epochs + 2))
     assert [child.data.tags["optuna.state"] for child in nested(store)] == ["complete", "pruned", "complete"]
     assert {child.info.status for child in nested(store)} == {"FINISHED"}
+    assert [child.data.metrics["objective"] for child in nested(store)] == [0.7, 0.1, 0.9], "of the pruned one too"
 
 
 def test_patience_and_no_pruning_at_all(run: Runs, tiny: ExperimentConfig, fake_fit: FakeFit) -> None:

@@ -11,11 +11,12 @@ import { Problem, apiKey, asProblem, askInfo, askPrediction, isPossibleKey, retr
 import { chooseLanguage, currentLanguage, text, translateDocument } from "./texts.js";
 
 const at = (id) => document.getElementById(id);
-const slots = ["front", "back"].map((side) => new Slot(side, at("slots"), { changed: photoChanged, say }));
+let info = null;
+const looksAt = () => Math.min(info?.preprocessing?.target_size ?? Infinity, CONTRACT.target_size);
+const slots = ["front", "back"].map((side) => new Slot(side, at("slots"), { changed: photoChanged, say, looksAt }));
 
 let outcome = { kind: "empty" };
 let asking = null; // the AbortController of the request under way
-let info = null;
 let drift = false;
 let answered = false; // these photos have been asked about: the button says "again"
 
@@ -235,6 +236,7 @@ async function learn() {
     const theirs = info?.client_contract?.fingerprint;
     drift = theirs !== undefined && theirs !== CONTRACT.fingerprint;
     drawInfo();
+    for (const slot of slots) slot.draw();
   } catch (error) {
     if (error instanceof Problem && error.status === 401) askForKey();
   }

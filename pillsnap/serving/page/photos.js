@@ -15,7 +15,8 @@ export class Slot {
   /**
    * @param {"front"|"back"} side
    * @param {HTMLElement} place where it is put
-   * @param {{changed: (slot: Slot) => void, say: (message: string) => void}} page
+   * @param {{changed: (slot: Slot) => void, say: (message: string) => void, looksAt: () => number}} page
+   *   `looksAt`: pixels of a side that the model looks at; a smaller photo is remarked on
    */
   constructor(side, place, page) {
     this.side = side;
@@ -141,7 +142,7 @@ export class Slot {
     } else {
       image.removeAttribute("src");
     }
-    const small = this.original !== null && Math.min(this.original.width, this.original.height) < CONTRACT.target_size;
+    const small = this.original !== null && Math.min(this.original.width, this.original.height) < this.page.looksAt();
     this.part("small").hidden = !small;
     this.part("small").textContent = small ? text("photo.small", this.original) : "";
     this.part("problem").hidden = this.problem === null;

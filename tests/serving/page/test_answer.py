@@ -254,6 +254,14 @@ def test_a_small_original_is_remarked_on_before_it_is_sent(visit: Any) -> None:
     expect(page.locator("[data-side=back] [data-part=small]")).to_be_hidden()
 
 
+def test_small_is_what_has_fewer_pixels_than_the_model_looks_at(visit: Any, site: Any) -> None:
+    site.info["preprocessing"] = {"target_size": 96}
+    page = visit()
+    for side, pixels, small in (("front", 96, False), ("back", 95, True)):
+        put(page, side, cv2.imencode(".png", np.full((300, pixels, 3), 90, np.uint8))[1].tobytes())
+        expect(page.locator(f"[data-side={side}] [data-part=small]")).to_be_visible(visible=small)
+
+
 def test_hostile_names_are_text(visit: Any, site: Any, stand_in: Any) -> None:
     names = [(EVIL, EVIL, EVIL), ("K-1", "\u202egnorw eht\u202c", ""), ("K-2", "길" * 300, "x" * 300)]
     site.answers.append(stand_in.answer((0.9, 0.05, 0.05), names, model={"name": EVIL, "version": EVIL}))

@@ -73,6 +73,7 @@ from pillsnap.registry.version_page import (
 from pillsnap.tracking.store import GATED
 
 _SUPPORTED = {"sqlite", "postgresql"}
+_FIRST_FIGURES = ("top1", "top5", "real_top1", "latency_p95_ms", "size_mb")
 _NO_COPY = (
     "To promote, set the alias champion (Aliases ✎ on the version's page). This button only copies: the copy would be "
     "a new version that nobody has judged"
@@ -288,6 +289,8 @@ class _Gate(SqlAlchemyStore):
     def _write_word(
         self, session: Session, name: str, version: Any, tags: dict[str, str], said: Statement, text: str, actor: str
     ) -> None:
+        order = {key: place for place, key in enumerate(_FIRST_FIGURES)}
+        figures = sorted(said.figures, key=lambda key: order.get(key, len(order)))
         hashes = {
             "bundle": said.bundle_sha256,
             "manifest": said.manifest_hash,
@@ -296,8 +299,8 @@ class _Gate(SqlAlchemyStore):
         }
         readable = {
             DECISION_TAG: str(said.verdict),
-            FIGURES_TAG: " · ".join(f"{key} {value}" for key, value in said.figures.items()) or "none",
             REASONS_TAG: "; ".join(said.reasons)[:5000],
+            FIGURES_TAG: " · ".join(f"{key} {said.figures[key]}" for key in figures) or "none",
             HASHES_TAG: " · ".join(f"{key} {value}" for key, value in hashes.items()),
             HISTORY_TAG: with_event(tags.get(HISTORY_TAG, ""), JUDGED, said.issued_at, actor),
             ENVELOPE_TAG: text,

@@ -31,6 +31,7 @@ from pillsnap.gate.decision import Verdict
 from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, Statement, seal
 from pillsnap.gate.keys import generate, load_private_key
 from pillsnap.gate.trust import VARIABLE, TrustRoot
+from pillsnap.registry.audit import head
 
 PROJECT = Path(__file__).parents[1]
 SOURCE = "mlflow-artifacts:/models/m-1/artifacts"
@@ -148,11 +149,13 @@ class Bench:
     def word(self) -> dict[str, Any]:
         """The tag that an honest gate sets on a new version."""
         number, created = self.version(self.gated)
+        with SqlAlchemyStore(self.gated.database).engine.connect() as connection:
+            record = head(connection)
         statement = Statement(
             decision_id=uuid.uuid4().hex, replaces=None, issued_at_ms=int(time.time() * 1000), model_name=NAME,
             model_version=number, created_at_ms=created, bundle_sha256=self.sha256, artifact_sha256=self.tree,
             manifest_hash="a" * 64, policy_sha256=self.trust.policy().sha256, evidence_sha256="e" * 64,
-            champion=self.champion, verdict=Verdict.PROMOTE, reasons=(), figures={"top1": "92.5 %"},
+            champion=self.champion, record=record, verdict=Verdict.PROMOTE, reasons=(), figures={"top1": "92.5 %"},
             evidence_run_id="r", code="benchmark",
         )  # fmt: skip
         return {"name": NAME, "version": number, "key": ENVELOPE_TAG, "value": seal(statement, self.key)}

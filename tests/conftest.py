@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import multiprocessing
 import os
 import runpy
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,6 +104,18 @@ def forkserver() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pillsnap.training.trainer", "pillsnap.tuning.trial", "pillsnap.tuning.worker"])
     return context
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """``watch(command, env=…, cwd=…)``: a command in a process of its own, to be told, killed and looked for
+    (``tests/processes.py``). Nothing of it is left after the test."""
+    watched = runpy.run_path(str(HERE / "processes.py"))["Watched"]
+    with ExitStack() as stack:
+        numbers = itertools.count()
+        yield lambda command, **options: stack.enter_context(
+            watched(command, tmp_path / f"process-{next(numbers)}.out", **options)
+        )
 
 
 @pytest.fixture(scope="session")

@@ -105,8 +105,9 @@ def toy_colors(classes: int) -> np.ndarray:
 
 def toy_picture(color_3: np.ndarray, side: int = SIDE) -> np.ndarray:
     """B, G, R of this colour (R, G, B) on the average, in squares of two shades: of an even one no answer is sure."""
-    shade = np.where((np.indices((side, side)) // (side // 4)).sum(axis=0) % 2, 12, -12)
-    return np.clip(color_3[::-1] + shade[..., None], 0, 255).astype(np.uint8)
+    shade = np.where(np.indices((4, 4)).sum(axis=0) % 2, 12, -12)
+    squares = np.clip(color_3[::-1] + shade[..., None], 0, 255).astype(np.uint8)
+    return cv2.resize(squares, (side, side), interpolation=cv2.INTER_NEAREST)
 
 
 def save_manifest(

@@ -22,6 +22,7 @@ import click
 
 from pillsnap.core.durations import duration
 from pillsnap.core.errors import GateRefusedError, PillSnapError
+from pillsnap.core.interruption import held_back
 
 _SILENCE_S, _LOOK_S = 9.0, 1.0
 _LAST_WORDS_S = 45.0
@@ -156,18 +157,25 @@ def _run_shown(command: tuple[str, ...]) -> tuple[int, str]:
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
     lines: list[str] = []
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
-    ) as process:
+    process: subprocess.Popen[str] | None = None
+    try:
+        with held_back():
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
         assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                lines.append(line)
-                click.echo(line, nl=False)
-            status = process.wait()
-        except BaseException:
+        for line in process.stdout:
+            lines.append(line)
+            click.echo(line, nl=False)
+        status = process.wait()
+    except BaseException:
+        if process is not None:
             _end_group(process)
-            raise
+        raise
+    finally:
+        if process is not None and process.stdout is not None:
+            process.stdout.close()
     return status, "".join(lines)
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import signal
 import sys
 import traceback
-from types import FrameType
+from collections.abc import Callable
 from typing import NoReturn
 
 import click
 
 from pillsnap import __version__
 from pillsnap.core.errors import PillSnapError
+from pillsnap.core.interruption import listen
 from pillsnap.core.passwords import WithoutPasswords, hide_passwords
 
 # name → (module, attribute, one line of help). The help stands here so that `pillsnap --help` imports nothing.
@@ -84,17 +84,12 @@ _EXTRAS = {
 
 def main() -> NoReturn:
     """Run the command line; the only place where errors become exit statuses."""
-    signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # of a terminal that is closed; nohup stays nohup
-        signal.signal(signal.SIGHUP, _hang_up)
+    listen()
     log = logging.StreamHandler()
     log.setFormatter(WithoutPasswords("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[log])
     logging.getLogger("pillsnap").setLevel(logging.INFO)
-    if "MLFLOW_RUN_ID" in os.environ:
-        from pillsnap.cli.orphan import end_with_mlflow_run
-
-        end_with_mlflow_run()
+    let_go = _watch_mlflow_run() if "MLFLOW_RUN_ID" in os.environ else lambda: None
     try:
         cli.main(standalone_mode=False)
         status = 0
@@ -118,6 +113,7 @@ def main() -> NoReturn:
             traceback.print_exc()
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted")
+        let_go()
         status = 1
     except OSError as error:
         _complain(error)
@@ -133,6 +129,12 @@ def main() -> NoReturn:
     sys.exit(status)
 
 
+def _watch_mlflow_run() -> Callable[[], None]:
+    from pillsnap.cli.orphan import end_with_mlflow_run
+
+    return end_with_mlflow_run()
+
+
 def _complain(what: object) -> None:
     click.echo(hide_passwords(f"error: {what}"), err=True)
 
@@ -141,14 +143,3 @@ def _missing_package(error: ModuleNotFoundError) -> str:
     package = (error.name or "").partition(".")[0]
     extra = _EXTRAS.get(package, "[train]")
     return f"this command needs the package {error.name}: pip install 'pillsnap{extra}' -c constraints.txt"
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM ends like Ctrl-C: what is running closes its run and its files. A second one ends at once."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise KeyboardInterrupt("SIGTERM")
-
-
-def _hang_up(signum: int, frame: FrameType | None) -> None:
-    """As SIGTERM, whoever hears that now: a server that drains, a study that ends its workers."""
-    signal.raise_signal(signal.SIGTERM)

@@ -1,7 +1,11 @@
-"""Under ``mlflow run``: end when it ends.
+"""Under ``mlflow run``: end when it ends, and keep it from calling FAILED what was interrupted.
 
 A SIGTERM to ``mlflow run`` ends only that process; what it started would train on, unseen, in a run that nobody
 expects to change any more. So the child watches it and ends itself as if the signal had been its own.
+
+At Ctrl-C it sends SIGTERM to its child, waits for it, then sets the run to FAILED, also where the child has ended it as
+KILLED: MLflow asks whether ``"KILLED"`` is among statuses that are numbers. A second Ctrl-C while it waits leaves that
+out.
 """
 
 from __future__ import annotations
@@ -9,18 +13,49 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 
 import click
 import psutil
 
+from pillsnap.core.errors import PillSnapError
+from pillsnap.core.interruption import has_heard, is_told
+
 _POLL_S = 1.0
+_CANCELS_IN_S = 3.0
+"""So long after Ctrl-C ``mlflow run`` sends SIGTERM, on a busy machine; where only this process heard it, never."""
 
 
-def end_with_mlflow_run() -> None:
-    """Start watching, where this process is a descendant of ``mlflow run``."""
+def end_with_mlflow_run() -> Callable[[], None]:
+    """Start watching, where this process is a descendant of ``mlflow run``.
+
+    Returns:
+        To be called last by who ends because it was interrupted.
+    """
     launcher = _find_launcher()
-    if launcher is not None:
-        threading.Thread(target=_watch, args=(launcher,), daemon=True, name="mlflow-run-watch").start()
+    if launcher is None:
+        return lambda: None
+    threading.Thread(target=_watch, args=(launcher,), daemon=True, name="mlflow-run-watch").start()
+    return lambda: _interrupt(launcher)
+
+
+def _interrupt(launcher: psutil.Process) -> None:
+    from pillsnap.tracking.resuming import ending_the_run_of_mlflow
+
+    with suppress(PillSnapError, KeyboardInterrupt), ending_the_run_of_mlflow():  # where nobody has taken it yet
+        raise KeyboardInterrupt("before the work began")
+    until = time.monotonic() + _CANCELS_IN_S
+    with suppress(psutil.Error):  # it is gone, and says nothing of the run
+        while not has_heard(signal.SIGTERM) and _is_alive(launcher) and time.monotonic() < until:
+            time.sleep(0.02)
+        if has_heard(signal.SIGTERM):
+            launcher.send_signal(signal.SIGINT)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
 
 
 def _find_launcher() -> psutil.Process | None:
@@ -36,9 +71,11 @@ def _find_launcher() -> psutil.Process | None:
 
 def _watch(launcher: psutil.Process) -> None:
     try:
-        while launcher.is_running() and launcher.status() != psutil.STATUS_ZOMBIE:
+        while _is_alive(launcher):
             threading.Event().wait(_POLL_S)
     except psutil.Error:
         pass  # it is gone
+    if is_told():
+        return
     click.echo("mlflow run has ended: ending too", err=True)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from pillsnap.gate.envelope import RecordHead
 
 
 @click.command()
@@ -35,25 +40,67 @@ def history(name: str | None, as_json: bool) -> None:
 
 
 @click.command()
-def verify() -> None:
-    """Check the record's chain, and that every champion stands there by it and by the gate's word (exit status 1)."""
+@click.option(
+    "--kept",
+    "kept_files",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    help="A file that was kept elsewhere: what history --json printed, or gate/envelope.json of a run of the gate. "
+    "Shows a database that was put back to an earlier state as a whole; repeatable.",
+)
+def verify(kept_files: tuple[Path, ...]) -> None:
+    """Check the record, what stands by it, and that it passes through all that the gate has signed (exit status 1)."""
     from pillsnap.core.errors import TamperedError
+    from pillsnap.gate.trust import TrustRoot
     from pillsnap.registry import audit
-    from pillsnap.registry.local import guarded_aliases, guarded_stages, open_registry, unproven
+    from pillsnap.registry.local import open_registry, standing, unproven
+    from pillsnap.registry.verification import examine
 
+    kept = [pair for path in kept_files for pair in _kept_in(path)]
     store = open_registry()
     with audit.standing_still(store.engine) as connection:
-        aliases, stages = guarded_aliases(connection), guarded_stages(connection)
-        problems = audit.problems(connection, aliases, stages)
-    if problems:
-        raise TamperedError("the record of the registry does not hold:" + "".join(f"\n  - {text}" for text in problems))
-    wrong, unseen = unproven(store, aliases, stages)
+        now = standing(connection)
+        found = examine(connection, now, TrustRoot.find().ring(), kept)
+    if found.problems:
+        raise TamperedError(
+            "the record of the registry does not hold:" + "".join(f"\n  - {text}" for text in found.problems)
+        )
+    wrong, unseen = unproven(store, now)
     if wrong:
         raise TamperedError(
             "the record holds, but what stands there has not proven itself:" + "".join(f"\n  - {t}" for t in wrong)
         )
-    rows = sum(1 for _ in audit.entries(store.engine))
-    stand = "every champion and challenger explained and proven" if aliases or stages else "there is no champion"
-    click.echo(f"the record of {store.engine.url!r} holds: {rows} row{'s' * (rows != 1)}, {stand}")
+    stand = (
+        "every champion and challenger explained and proven" if now.aliases or now.stages else "there is no champion"
+    )
+    click.echo(f"the record of {store.engine.url!r} holds: {found.rows} row{'s' * (found.rows != 1)}, {stand}")
+    if found.signed_at is None:
+        since = "the gate has signed no row yet"
+    else:
+        since = f"the gate signed row {found.signed_rows} on {found.signed_at:%Y-%m-%d %H:%M} UTC"
+    left = found.rows - found.signed_rows
+    open_to = ": these could be changed unseen by who can write to the database" if left else ""
+    click.echo(f"{since}; {left or 'no'} entr{'y' if left == 1 else 'ies'} since{open_to}")
+    if found.revoked:
+        click.echo(f"{found.revoked} signed by a key that was revoked since: they count for nothing here")
     for text in unseen:
         click.echo(f"only the envelope was checked of {text}")
+
+
+def _kept_in(path: Path) -> list[tuple[str, str | RecordHead]]:
+    """(where, envelope or end of the record) of each line. Raises ConfigError: a line is neither, or there is none."""
+    from pillsnap.core.errors import ConfigError
+    from pillsnap.gate.envelope import RecordHead
+
+    found: list[tuple[str, str | RecordHead]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            document = json.loads(line)
+            is_envelope = "payload" in document
+            kept = line.strip() if is_envelope else RecordHead(number=document["number"], hash=document["hash"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path}: line {number} is no row of history --json, and no envelope") from error
+        found.append((f"{path.name} line {number}", kept))
+    if not found:
+        raise ConfigError(f"{path}: is empty")
+    return found

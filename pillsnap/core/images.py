@@ -22,7 +22,7 @@ The result is always RGB, uint8, H,W,C (legend: H height, W width, C channel). W
 | the end is missing | `truncated` (the decoder would fill the rest with grey) |
 | a JPEG's header with next to nothing behind it | `no_pixel_data` |
 | a JPEG that has its end, but not all of its pixels | decoded, the rest grey or torn; `Decoded.whole` says so |
-| … of a progressive one, in its last pass | decoded, not noticed: it holds the finest bits, a level or two |
+| … of a progressive one, within its last pass | decoded, often not noticed: it holds the finest bits (median change 1 to 2 levels) |
 | damaged | `undecodable`, where the decoder notices: JPEG has no checksum, so a flipped bit can pass |
 
 Alpha is not composited because that would invent a background that no photo has; a picture with transparency is

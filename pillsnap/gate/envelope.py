@@ -1,9 +1,11 @@
 """The signed word of the gate on one model version, and the envelope that it travels in.
 
 The statement binds a verdict to the version (name, number, time of creation), to the file (sha256), to what it was
-measured on (manifest, evidence) and to the policy. The envelope is a DSSE (Dead Simple Signing Envelope, version 1.0.2:
-https://github.com/secure-systems-lab/dsse): the signature covers the type of the payload and its very bytes, so nothing
-is parsed before it is verified. Knows nothing of registries; whether a statement opens a door is `gate.admission`.
+measured on (manifest, evidence) and to the policy. It also holds where the registry's record ended when it was signed,
+so that nobody without the key can write the history before it anew. The envelope is a DSSE (Dead Simple Signing
+Envelope, version 1.0.2: https://github.com/secure-systems-lab/dsse): the signature covers the type of the payload and
+its very bytes, so nothing is parsed before it is verified. Knows nothing of registries; whether a statement opens a
+door is `gate.admission`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from pillsnap.gate.keys import KeyRing, key_id_of
 
 ENVELOPE_TAG = "gate.envelope"
 """The tag of a model version that carries it."""
-PAYLOAD_TYPE = "application/vnd.pillsnap.decision+json; version=1"
+PAYLOAD_TYPE = "application/vnd.pillsnap.decision+json; version=2"
+_EARLIER = {"application/vnd.pillsnap.decision+json; version=1"}
 LONGEST_ENVELOPE = 100_000
 """Characters; also what a tag of the MLflow registry can hold."""
 Digest = str
@@ -41,10 +44,19 @@ class ChampionRef(_Frozen):
     bundle_sha256: Digest
 
 
+class RecordHead(_Frozen):
+    """The end of the registry's record at one time."""
+
+    number: int = Field(ge=0)
+    """Of the last row; 0: there was none."""
+    hash: Digest
+    """Of that row, which covers all rows before it."""
+
+
 class Statement(_Frozen):
     """What the gate says of one model version."""
 
-    statement_version: Literal[1] = 1
+    statement_version: Literal[2] = 2
     decision_id: str
     replaces: str | None
     """The ``decision_id`` that stood at the version before, None: none. The registry takes no other: of two gates that
@@ -67,6 +79,8 @@ class Statement(_Frozen):
     """Of ``evidence.json``."""
     champion: ChampionRef | None
     """The champion at that time; None: there was none."""
+    record: RecordHead | None
+    """Where the registry's record ended; None: a registry that keeps none."""
 
     verdict: Verdict
     reasons: tuple[str, ...]
@@ -101,6 +115,8 @@ def open_envelope(text: str, ring: KeyRing) -> Statement:
         raise TamperedError(f"an envelope of {len(text)} characters; the gate's have at most {LONGEST_ENVELOPE}")
     try:
         envelope = json.loads(text)
+        if envelope["payloadType"] in _EARLIER:
+            raise TamperedError("was made by an earlier version: judge again")
         if set(envelope) != {"payloadType", "payload", "signatures"} or envelope["payloadType"] != PAYLOAD_TYPE:
             raise ValueError("other fields or another payloadType")
         (signed,) = envelope["signatures"]

@@ -123,6 +123,10 @@ class KeyRing:
         if key.not_after is not None and signed_at > key.not_after:
             raise TamperedError(f"signed after key {key_id} had expired ({key.not_after:%Y-%m-%d %H:%M}); judge again")
 
+    def with_revoked(self) -> KeyRing:
+        """The ring of before any revocation: to tell what a revoked key signed from what nobody signed."""
+        return KeyRing({key_id: key.model_copy(update={"revoked": None}) for key_id, key in self.keys.items()})
+
     def require_signing(self, key: Ed25519PrivateKey, now: datetime) -> None:
         """Refuse a private key whose word nobody would take now. Raises ConfigError with what is the matter."""
         key_id = key_id_of(key.public_key())

@@ -2,7 +2,8 @@
 
 Own tables beside MLflow's, in the same database, so that a row and the change that it tells of are one transaction.
 Editing or deleting a row breaks the chain; triggers refuse both to everybody who does not first take the triggers away.
-A chain that was cut off at its end shows where an alias stands that no row explains.
+Hashes alone could all be computed anew: what holds the chain in place is that each statement which the gate signs names
+the row that it ended at, and lies in a row itself (`pillsnap.registry.verification`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from pillsnap.core.files import sha256_json
+from pillsnap.gate.envelope import LONGEST_ENVELOPE, RecordHead
 
 METADATA = sa.MetaData()
 VERSION_TABLE = "pillsnap_alembic_version"
@@ -45,6 +47,7 @@ AUDIT = sa.Table(
     sa.Column("policy_sha256", sa.String(64), nullable=False),
     sa.Column("outcome", sa.String(20), nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("envelope", sa.Text, nullable=False),
     sa.Column("previous_hash", sa.String(64), nullable=False),
     sa.Column("hash", sa.String(64), nullable=False),
 )
@@ -81,6 +84,8 @@ class Entry:
     policy_sha256: str = ""
     outcome: str = DONE
     reason: str = ""
+    envelope: str = ""
+    """What the gate has signed, whole: of ``judged``."""
 
 
 def prepare_tables(engine: sa.Engine) -> None:
@@ -107,18 +112,32 @@ def lock(session: Session) -> None:
 
 def append(session: Session, entry: Entry) -> None:
     """Add a row at the end of the chain, in the transaction of ``session``, which holds the `lock`."""
-    head = session.execute(sa.select(HEAD.c.number, HEAD.c.hash).where(HEAD.c.id == 1)).one()
+    end = head(session)
     row: dict[str, Any] = {
-        key: _storable(value[:5000]) if isinstance(value, str) else value for key, value in asdict(entry).items()
+        key: _storable(value[: LONGEST_ENVELOPE if key == "envelope" else 5000]) if isinstance(value, str) else value
+        for key, value in asdict(entry).items()
     }
     for column in AUDIT.c:
         if isinstance(column.type, sa.String) and column.type.length and column.name in row:
             row[column.name] = row[column.name][: column.type.length]
-    row |= {"number": head.number + 1, "at": datetime.now(UTC).isoformat(timespec="milliseconds")}
-    row["previous_hash"] = head.hash
-    row["hash"] = _hash(row)
+    row |= {"number": end.number + 1, "at": datetime.now(UTC).isoformat(timespec="milliseconds")}
+    row["previous_hash"] = end.hash
+    row["hash"] = row_hash(row)
     session.execute(sa.insert(AUDIT).values(**row))
     session.execute(sa.update(HEAD).where(HEAD.c.id == 1).values(number=row["number"], hash=row["hash"]))
+
+
+def head(session: Session | sa.Connection) -> RecordHead:
+    """Where the record ends now."""
+    number, digest = session.execute(sa.select(HEAD.c.number, HEAD.c.hash).where(HEAD.c.id == 1)).one()
+    return RecordHead(number=number, hash=digest)
+
+
+def passes_through(session: Session, at: RecordHead) -> bool:
+    """Whether the record once ended there."""
+    if at.number == 0:
+        return at.hash == FIRST
+    return session.execute(sa.select(AUDIT.c.hash).where(AUDIT.c.number == at.number)).scalar() == at.hash
 
 
 def was_champion(session: Session, model: str, version: str, created_at_ms: int, bundle_sha256: str) -> bool:
@@ -150,64 +169,14 @@ def standing_still(engine: sa.Engine) -> Iterator[sa.Connection]:
 def entries(engine: sa.Engine, model: str | None = None) -> Iterator[Mapping[str, Any]]:
     """All rows, the oldest first."""
     with engine.connect() as connection:
-        yield from _rows(connection, model)
+        yield from rows(connection, model)
 
 
-def _rows(connection: sa.Connection, model: str | None = None) -> Iterator[Mapping[str, Any]]:
+def rows(connection: sa.Connection, model: str | None = None) -> Iterator[Mapping[str, Any]]:
+    """All rows, the oldest first."""
     query = sa.select(AUDIT).order_by(AUDIT.c.number)
     for row in connection.execute(query if model is None else query.where(AUDIT.c.model == model)):
         yield dict(row._mapping)
-
-
-def problems(
-    connection: sa.Connection,
-    aliases: Mapping[tuple[str, str], str],
-    stages: Mapping[tuple[str, str], str] | None = None,
-) -> list[str]:
-    """What is wrong with the record; empty: nothing.
-
-    Args:
-        connection: to the database, in which nobody appends meanwhile (`standing_still`).
-        aliases: (model, alias) → version, as they stand now, of the guarded aliases.
-        stages: (model, version) → stage, of the versions that are in a guarded one.
-    """
-    found = []
-    moved: dict[tuple[str, str], str] = {}
-    previous, number = FIRST, 0
-    explained: dict[tuple[str, str], str] = {}
-    for row in _rows(connection):
-        number += 1
-        if row["number"] != number:
-            found.append(f"row {number} is missing: the next one is {row['number']}")
-            number = row["number"]
-        if row["previous_hash"] != previous:
-            found.append(f"row {row['number']} does not follow the row before it: one was changed, removed or put in")
-        if row["hash"] != _hash({key: value for key, value in row.items() if key != "hash"}):
-            found.append(f"row {row['number']} was changed: its hash is not that of what it says")
-        previous = row["hash"]
-        if row["outcome"] == DONE and row["alias"]:
-            key = (row["model"], row["alias"])
-            if row["action"] == "set":
-                explained[key] = row["version"]
-            elif row["action"] == "deleted":
-                explained.pop(key, None)
-            elif row["action"] == "stage":
-                moved[row["model"], row["version"]] = row["alias"]
-    head = connection.execute(sa.select(HEAD.c.number, HEAD.c.hash).where(HEAD.c.id == 1)).one()
-    if (head.number, head.hash) != (number, previous):
-        found.append(f"the record ends at row {number}, but {head.number} were written: the last ones were removed")
-    for key in sorted({*aliases, *explained}):
-        stands, said = aliases.get(key), explained.get(key)
-        if stands != said:
-            model, alias = key
-            found.append(
-                f"{alias} of {model} is version {stands or '-'}, the record says {said or '-'}: set past the registry"
-            )
-    for (model, version), stage in sorted((stages or {}).items()):
-        said = moved.get((model, version))
-        if stage != said:
-            found.append(f"{model} version {version} is {stage}, the record says {said or '-'}: set past the registry")
-    return found
 
 
 def _storable(text: str) -> str:
@@ -215,5 +184,6 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def _hash(row: Mapping[str, Any]) -> str:
-    return sha256_json(dict(row))
+def row_hash(row: Mapping[str, Any]) -> str:
+    """Of what a row says. A row without an envelope has the hash of before there were any."""
+    return sha256_json({key: value for key, value in row.items() if key != "hash" and (key, value) != ("envelope", "")})

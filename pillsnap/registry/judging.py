@@ -43,7 +43,7 @@ from pillsnap.evaluation.report import write_report
 from pillsnap.gate.admission import CHAMPION, VersionFacts, facts_of
 from pillsnap.gate.champion_check import is_missing_comparison
 from pillsnap.gate.decision import Decision, Verdict, decide, manifest_reasons
-from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, Statement, seal
+from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, RecordHead, Statement, seal
 from pillsnap.gate.keys import KeyRing
 from pillsnap.gate.policy import Policy
 from pillsnap.gate.trust import TrustRoot
@@ -56,6 +56,7 @@ from pillsnap.registry.versions import (
     former_champions,
     pages,
     proven_files,
+    record_head,
     statement_of,
     version_files,
 )
@@ -145,7 +146,7 @@ def judge(
             report = (
                 write_report(measured.result, manifest, Path(folder) / EVALUATION_FOLDER) if measured.result else None
             )
-            statement = _state(case, measured, before, run.run_id, report)
+            statement = _state(case, measured, before, run.run_id, report, record_head(client, name))
             envelope = seal(statement, key)
             description = _describe(measured, statement, run, entry.tags.get(HISTORY_TAG, ""))
             _log_figures(run, measured, manifest, _model_id(entry))
@@ -281,7 +282,14 @@ def _measure(
     return _Measured(result, decision)
 
 
-def _state(case: _Case, measured: _Measured, before: Statement | None, run_id: str, report: Path | None) -> Statement:
+def _state(
+    case: _Case,
+    measured: _Measured,
+    before: Statement | None,
+    run_id: str,
+    report: Path | None,
+    record: RecordHead | None,
+) -> Statement:
     decision = measured.decision
     version = CodeVersion.current()
     return Statement(
@@ -297,6 +305,7 @@ def _state(case: _Case, measured: _Measured, before: Statement | None, run_id: s
         policy_sha256=case.policy.sha256,
         evidence_sha256=sha256_file(report / EVIDENCE_FILE) if report else sha256_bytes(b""),
         champion=case.champion,
+        record=record,
         verdict=decision.verdict if decision else Verdict.REJECT,
         reasons=decision.reasons if decision else (f"cannot be judged: {measured.problem}"[:2000],),
         figures=decision.figures() if decision else {},

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
 from mlflow.exceptions import MlflowException
-from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModelAlias
+from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlModelVersionTag, SqlRegisteredModelAlias
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
 from pillsnap.core.errors import GateRefusedError, StoreError
 from pillsnap.core.passwords import hide_passwords
 from pillsnap.gate.admission import NEEDED, check_bound, check_verdict
+from pillsnap.gate.envelope import ENVELOPE_TAG
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.registry.artifacts import BehindProxyError, facts_at
 from pillsnap.registry.rules import STAGES
 from pillsnap.registry.store import gated_store
+from pillsnap.registry.verification import Standing
 from pillsnap.registry.versions import trusted_statement
 from pillsnap.tracking.store import GATED, first_line, registry_errors, registry_uri, tracking_uri
 
@@ -37,42 +39,44 @@ def open_registry() -> SqlAlchemyStore:
         return gated_store(uri)
 
 
-def guarded_aliases(connection: sa.Connection) -> dict[tuple[str, str], str]:
-    """(model, alias) → version of the guarded aliases, as they stand now."""
+def standing(connection: sa.Connection) -> Standing:
+    """What stands now. Raises StoreError."""
     # from the tables: MLflow's search leaves out what somebody has given the tag of a prompt
-    query: Any = sa.select(SqlRegisteredModelAlias.name, SqlRegisteredModelAlias.alias, SqlRegisteredModelAlias.version)
+    alias: Any = SqlRegisteredModelAlias
+    entry: Any = SqlModelVersion
+    tag: Any = SqlModelVersionTag
+    same = (tag.name == entry.name) & (tag.version == entry.version) & (tag.key == ENVELOPE_TAG)
+    aliases = sa.select(alias.name, alias.alias, alias.version).where(alias.alias.in_(NEEDED))
+    stages = sa.select(entry.name, entry.version, entry.current_stage).where(entry.current_stage.in_(STAGES))
+    envelopes = (
+        sa.select(entry.name, entry.version, entry.creation_time, tag.value)
+        .outerjoin(tag, same)
+        .where(entry.current_stage != STAGE_DELETED_INTERNAL)
+    )
     with registry_errors():
-        found = connection.execute(query.where(SqlRegisteredModelAlias.alias.in_(NEEDED)))
-        return {(name, alias): str(version) for name, alias, version in found}
+        return Standing(
+            {(name, of): str(version) for name, of, version in connection.execute(aliases)},
+            {(name, str(version)): str(stage) for name, version, stage in connection.execute(stages)},
+            {(name, str(v), int(made)): text or "" for name, v, made, text in connection.execute(envelopes)},
+        )
 
 
-def guarded_stages(connection: sa.Connection) -> dict[tuple[str, str], str]:
-    """(model, version) → stage of the versions that are in a guarded stage of MLflow 2, as they stand now."""
-    query: Any = sa.select(SqlModelVersion.name, SqlModelVersion.version, SqlModelVersion.current_stage)
-    with registry_errors():
-        found = connection.execute(query.where(SqlModelVersion.current_stage.in_(STAGES)))
-        return {(name, str(version)): str(stage) for name, version, stage in found}
-
-
-def unproven(
-    store: SqlAlchemyStore, aliases: Mapping[tuple[str, str], str], stages: Mapping[tuple[str, str], str]
-) -> tuple[list[str], list[str]]:
+def unproven(store: SqlAlchemyStore, now: Standing) -> tuple[list[str], list[str]]:
     """Which of those that stand as champion or challenger would not be loaded, and why.
 
     Args:
         store: the registry.
-        aliases: (model, alias) → version, of `guarded_aliases`.
-        stages: (model, version) → stage, of `guarded_stages`.
+        now: what stands, of `standing`.
 
     Returns:
         A sentence for each that has not proven itself, and one for each whose files cannot be seen from here (only
         its envelope was checked).
     """
     ring = TrustRoot.find().ring()
-    standing = {(model, version, alias): alias for (model, alias), version in aliases.items()}
-    standing |= {(model, version, STAGES[stage]): stage for (model, version), stage in stages.items()}
+    placed = {(model, version, alias): alias for (model, alias), version in now.aliases.items()}
+    placed |= {(model, version, STAGES[stage]): stage for (model, version), stage in now.stages.items()}
     wrong, unseen = [], []
-    for (model, version, alias), said in sorted(standing.items()):
+    for (model, version, alias), said in sorted(placed.items()):
         try:
             entry = store.get_model_version(model, version)
             statement = trusted_statement(entry, ring)

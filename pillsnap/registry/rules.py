@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from pillsnap.core.errors import GateRefusedError
 from pillsnap.gate.admission import CANDIDATE, NEEDED
-from pillsnap.gate.envelope import ENVELOPE_TAG
+from pillsnap.gate.envelope import ENVELOPE_TAG, RecordHead
 
 TAG_PREFIX = "gate."
 DECISION_TAG = "gate.decision"
@@ -31,6 +31,8 @@ FORMER_CHAMPIONS_TAG = "gate.former_champions"
 """Of the registered model: JSON list of versions that were champion, the newest first."""
 SERVICE_SEEN_TAG = "gate.service_seen"
 """Of a registered model: when the gate service looked last, by the registry's clock. One model's stands for all."""
+RECORD_TAG = "gate.record"
+"""Of every registered model, when it is asked for: where the record ends now. Nobody writes it; the gate signs it."""
 _NO = {"", "no", "false", "0"}
 """A tag ``candidate`` with such a value asks for nothing."""
 STAGES = {"Production": "champion", "Staging": "challenger"}
@@ -58,7 +60,7 @@ class Kind(StrEnum):
     PLAIN = "plain"
     """Writes what the gate does not care for."""
     GUARDED = "guarded"
-    """Asks the gate, or refuses."""
+    """Asks the gate, refuses, or tells the gate what it signs."""
     BUILT = "built"
     """MLflow makes it of guarded and plain methods of the same store."""
 
@@ -88,7 +90,7 @@ METHODS: dict[str, Kind] = {
     "get_prompt": Kind.READ,
     "get_prompt_version": Kind.READ,
     "get_prompt_version_by_alias": Kind.READ,
-    "get_registered_model": Kind.READ,
+    "get_registered_model": Kind.GUARDED,
     "get_webhook": Kind.READ,
     "link_prompt_version_to_model": Kind.PLAIN,
     "link_prompt_version_to_run": Kind.PLAIN,
@@ -123,6 +125,12 @@ def asks_for_judgement(name: str, value: str = "yes") -> bool:
 def former_champions_in(tags: Mapping[str, str]) -> list[str]:
     """Versions that were champion, the newest first, by a registered model's tags. Raises ValueError: a broken tag."""
     return [str(version) for version in json.loads(tags.get(FORMER_CHAMPIONS_TAG, "[]"))]
+
+
+def record_head_in(tags: Mapping[str, str]) -> RecordHead | None:
+    """Where the record ends, by a registered model's tags; None: they do not say it."""
+    number, _, digest = tags.get(RECORD_TAG, "").partition(" ")
+    return RecordHead(number=int(number), hash=digest) if number.isdecimal() and digest else None
 
 
 def skeleton(name: str) -> str:

@@ -31,6 +31,7 @@ from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 
 from pillsnap.core.errors import ConfigError, StoreError
 from pillsnap.core.files import read_json, write_bytes
+from pillsnap.core.interruption import held_back
 from pillsnap.gate.trust import VARIABLE as TRUST_ROOT
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.registry.actor import VARIABLE as ROLES_FILE
@@ -198,7 +199,6 @@ def start(settings: ServerSettings) -> subprocess.Popen[bytes]:
 
 def run(settings: ServerSettings) -> int:
     """Start the server and stay until it ends; SIGTERM and Ctrl-C end it with all its workers."""
-    process = start(settings)
     asked_s: list[float] = []
 
     def end(signum: int, frame: FrameType | None) -> None:
@@ -207,7 +207,9 @@ def run(settings: ServerSettings) -> int:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    with held_back():
+        process = start(settings)
+        before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         while True:
             with suppress(subprocess.TimeoutExpired):

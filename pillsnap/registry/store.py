@@ -17,7 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
-from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
+from mlflow.entities.model_registry.model_version_stages import STAGE_ARCHIVED, get_canonical_stage
 from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.exceptions import MlflowException
 from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
@@ -50,6 +50,7 @@ from pillsnap.registry.rules import (
     HASHES_TAG,
     HISTORY_TAG,
     REASONS_TAG,
+    RECORD_TAG,
     SERVICE_SEEN_TAG,
     STAGES,
     TAG_PREFIX,
@@ -104,6 +105,17 @@ class _Gate(SqlAlchemyStore):
         self._open = threading.local()
         self.ManagedSessionMaker = self._joining_session
 
+    # ---- what the gate signs
+
+    def get_registered_model(self, name: str) -> Any:
+        """MLflow's own, and where the record ends now: the gate signs it, and asks over the network."""
+        model = super().get_registered_model(name)
+        with self.ManagedSessionMaker() as session:  # after the other: two at a time could wait for each other
+            end = audit.head(session)
+        if IS_PROMPT_TAG_KEY not in model._tags:
+            model._add_tag(RegisteredModelTag(RECORD_TAG, f"{end.number} {end.hash}"))
+        return model
+
     # ---- aliases and stages
 
     def set_registered_model_alias(self, name: str, alias: str, version: Any) -> None:
@@ -153,11 +165,23 @@ class _Gate(SqlAlchemyStore):
             facts = self._facts(name, version)[0] if guarded else None
             with self._transaction() as session:
                 statement = self._admit(session, guarded, facts) if guarded and facts else None
-                moved = super().transition_model_version_stage(name, version, stage, archive_existing_versions)
+                number = int(entry.version)  # as a text, MLflow cannot archive on PostgreSQL
+                archived = self._others_in(session, name, number, stage) if archive_existing_versions else []
+                moved = super().transition_model_version_stage(name, number, stage, archive_existing_versions)
                 if guarded:
-                    self._note_alias(name, version, guarded, asked.actor.name)
+                    self._note_alias(name, number, guarded, asked.actor.name)
+                reason = f"by version {moved.version}, which became {moved.current_stage}"
+                for other in archived:
+                    audit.append(
+                        session, asked.entry(None, None, alias=STAGE_ARCHIVED, version=str(other), reason=reason)
+                    )
                 audit.append(session, asked.entry(facts, statement, alias=str(moved.current_stage)))
                 return moved
+
+    def _others_in(self, session: Session, name: str, version: int, stage: str) -> list[int]:
+        wanted = get_canonical_stage(stage)
+        versions = self._get_registered_model(session, name).model_versions
+        return sorted(v.version for v in versions if v.current_stage == wanted and v.version != version)
 
     # ---- tags
 
@@ -273,6 +297,11 @@ class _Gate(SqlAlchemyStore):
             if statement.issued_at_ms > _now_ms() + CLOCK_TOLERANCE.total_seconds() * 1000:
                 raise GateRefusedError(f"the envelope is dated {statement.issued_at:%Y-%m-%d %H:%M}: set the clocks")
             with self._transaction() as session:
+                if statement.record is None or not audit.passes_through(session, statement.record):
+                    raise GateRefusedError(
+                        f"{name} version {version}: the envelope was signed for another history than the record of "
+                        "this registry; judge again. If that does not help: pillsnap registry verify"
+                    )
                 before = self._word(session, name, facts.version)
                 if before == statement:
                     return
@@ -284,7 +313,7 @@ class _Gate(SqlAlchemyStore):
                 if before is not None and statement.issued_at_ms <= before.issued_at_ms:
                     raise GateRefusedError(f"{name} version {version}: the envelope is older than the one that stands")
                 self._write_word(session, name, version, tags, statement, text, asked.actor.name)
-                audit.append(session, asked.entry(facts, statement, alias=""))
+                audit.append(session, asked.entry(facts, statement, alias="", envelope=text))
 
     def _write_word(
         self, session: Session, name: str, version: Any, tags: dict[str, str], said: Statement, text: str, actor: str

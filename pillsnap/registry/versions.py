@@ -20,9 +20,15 @@ from mlflow.tracking import MlflowClient
 from pillsnap.core.errors import ConfigError, GateRefusedError, StoreError, TamperedError
 from pillsnap.core.passwords import hide_passwords
 from pillsnap.gate.admission import NEEDED, VersionFacts, check_bound, check_verdict
-from pillsnap.gate.envelope import ENVELOPE_TAG, Statement, open_envelope
+from pillsnap.gate.envelope import ENVELOPE_TAG, RecordHead, Statement, open_envelope
 from pillsnap.gate.keys import KeyRing
-from pillsnap.registry.rules import FORMER_CHAMPIONS_TAG, HISTORY_TAG, SERVICE_SEEN_TAG, former_champions_in
+from pillsnap.registry.rules import (
+    FORMER_CHAMPIONS_TAG,
+    HISTORY_TAG,
+    SERVICE_SEEN_TAG,
+    former_champions_in,
+    record_head_in,
+)
 from pillsnap.registry.version_page import ASKED, Event, history_in, not_judged, time_in, time_text
 from pillsnap.tracking.fetching import MODEL_URI_TAG, fetched_model, model_digests
 from pillsnap.tracking.store import GATED, connect, registry_errors, registry_uri, store_errors, tracking_uri
@@ -243,6 +249,13 @@ def former_champions(client: MlflowClient, name: str) -> list[str]:
         raise StoreError(
             f"{name}: its tag {FORMER_CHAMPIONS_TAG} cannot be read; see: pillsnap registry history"
         ) from error
+
+
+def record_head(client: MlflowClient, name: str) -> RecordHead | None:
+    """Where the registry's record ends now; None: this registry keeps none. Raises StoreError."""
+    with registry_errors():
+        tags = client.get_registered_model(check_name(name)).tags
+    return record_head_in(tags)
 
 
 def check_alias(alias: str) -> None:

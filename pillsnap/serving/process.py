@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from typing import Any
@@ -16,6 +17,7 @@ import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 from uvicorn.supervisors import Multiprocess
 
+from pillsnap.core.interruption import deaf_children
 from pillsnap.serving.connection import PatientButNotForEver
 from pillsnap.serving.metrics import MULTIPROCESS
 from pillsnap.serving.settings import ServeSettings
@@ -29,7 +31,25 @@ _LONGEST_HEAD = 32 * 1024
 
 
 class Parent(Multiprocess):
-    """Uvicorn's parent of several workers. At the end it lets go of the port, so that nobody waits at a closed door."""
+    """Uvicorn's parent of several workers. At the end it lets go of the port, so that nobody waits at a closed door.
+
+    A terminal that is closed ends it, as it ends a single worker; uvicorn would exchange the workers.
+    """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        hang_up = signal.getsignal(signal.SIGHUP)
+        super().__init__(config, sockets)
+        signal.signal(signal.SIGHUP, hang_up)
+
+    def init_processes(self) -> None:
+        """Start the workers."""
+        with deaf_children():
+            super().init_processes()
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace those that died."""
+        with deaf_children():
+            super().keep_subprocess_alive()
 
     def terminate_all(self) -> None:
         """End the workers. Each answers what it has."""

@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import re
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 import cv2
 
 from pillsnap.core.errors import ConfigError, DataError
+from pillsnap.core.interruption import deaf_children
 from pillsnap.synthetic.conditions import REAL_GRID, STUDIO_GRID, choose_real, choose_studio
 from pillsnap.synthetic.contact_sheet import draw_contact_sheet
 from pillsnap.synthetic.drugs import (
@@ -306,9 +306,8 @@ def _draw_sheet(root: Path, designs: Sequence[PillDesign], spec: DemoSpec) -> li
 
 
 def _start_worker() -> None:
-    """Each process keeps OpenCV to one thread, as they share the cores; Ctrl-C is for the one that started them."""
+    """Each process keeps OpenCV to one thread, as they share the cores."""
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _render_all(
@@ -331,7 +330,8 @@ def _render_all(
         return [*records, *_draw_sheet(root, designs, spec)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        sheet = pool.submit(_draw_sheet, root, designs, spec)  # the longest piece of work goes first
+        with deaf_children():  # the first piece of work starts them all
+            sheet = pool.submit(_draw_sheet, root, designs, spec)  # the longest piece of work goes first
         futures = [pool.submit(_render_drug, root, design, spec) for design in designs]
         try:
             for count, future in enumerate(as_completed(futures), start=1):

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pillsnap.core.errors import DataError
 from pillsnap.core.experiment import AugmentationConfig, ExperimentConfig
+from pillsnap.core.interruption import deaf_children
 from pillsnap.core.manifest import Manifest
 from pillsnap.data.cache import PreparedCache
 from pillsnap.training.augment import augment
@@ -106,14 +107,16 @@ class _Loader(DataLoader[Any]):
     """A loader whose workers are forked while OpenCV has no threads.
 
     They would stay in the parent, and a worker that ends them or counts on them waits for ever. The workers inherit
-    that OpenCV uses one thread each.
+    that OpenCV uses one thread each, and that they are deaf to signals: the training process alone answers to Ctrl-C,
+    SIGTERM and SIGHUP, and ends its workers.
     """
 
     def __iter__(self) -> Any:
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # ends the threads that are there
         try:
-            return super().__iter__()
+            with deaf_children(signal.SIGTERM):
+                return super().__iter__()
         finally:
             cv2.setNumThreads(threads)
 
@@ -152,9 +155,6 @@ def plain_batches(
 
 
 def _prepare_worker(worker: int) -> None:
-    """The training process alone answers to Ctrl-C, SIGTERM and SIGHUP, and ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
     # Python's thread that hands tensors over prints a traceback when the training process is gone; what fails in a
     # worker itself reaches the training process on another way.
     sys.excepthook = lambda *_: None

@@ -92,7 +92,10 @@ class StudyRecord:
         room = _MAX_DESCRIPTION - len(head) - len(_REST)
         shown = [row for row, end in zip(rows, accumulate(map(len, rows)), strict=True) if end <= room]
         rest = "" if len(shown) == len(rows) else _REST
-        self._run.set_tags({"mlflow.note.content": head + "".join(shown) + rest})
+        try:
+            self._run.set_tags({"mlflow.note.content": head + "".join(shown) + rest})
+        except OSError as error:  # a full disk: the study's database has it all
+            _log.warning("the study's description in MLflow is not up to date (%s)", error)
 
     def publish(self, result: StudyResult, folder: Path) -> None:
         """Best file, table and pictures to the folder, and from there to the parent run."""

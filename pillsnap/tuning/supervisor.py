@@ -30,6 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pillsnap.core.cpu import usable_cores
 from pillsnap.core.errors import ConfigError, TrainingError
+from pillsnap.core.interruption import deaf_children, is_new_wish
 from pillsnap.tuning.storage import GRACE
 from pillsnap.tuning.study import ERROR, WORKER, counted, give_up, over
 from pillsnap.tuning.worker import WRONG, Order, run_worker
@@ -132,7 +133,7 @@ class Supervisor:
         progress = context.Value("d", time.monotonic(), lock=False)
         order = dataclasses.replace(self.order, worker=name, stream=stream)
         process = context.Process(target=run_worker, args=(order, progress), name=f"trial-worker-{stream}")
-        with _sharing_cores(self.workers):
+        with _sharing_cores(self.workers), deaf_children():
             process.start()
         self._running.append(_Worker(name, stream, process, progress))
 
@@ -216,7 +217,7 @@ class Supervisor:
 
 @contextmanager
 def _hearing() -> Iterator[list[str]]:
-    """Names of the signals that came, the first of SIGINT and SIGTERM; the next one does what it did before.
+    """Names of the signals that came, of SIGINT and SIGTERM; the second interrupts, the next do what they did before.
 
     An exception in the middle of a database call would leave a lock that the workers wait for.
     """
@@ -224,8 +225,12 @@ def _hearing() -> Iterator[list[str]]:
     before: dict[int, Any] = {}
 
     def hear(signum: int, frame: FrameType | None) -> None:
+        if not is_new_wish():
+            return
         told.append(signal.Signals(signum).name)
-        restore()
+        if len(told) > 1:
+            restore()
+            raise KeyboardInterrupt(told[-1])
 
     def restore() -> None:
         for number, handler in before.items():

@@ -151,7 +151,13 @@ def describe_storage(url: str, name: str = "") -> str:
 
 def _described(study: optuna.Study, storage: RDBStorage) -> str:
     silence_s = math.ceil(_SILENT_BEATS * study.user_attrs.get(HEARTBEAT, TuningConfig().heartbeat_s))
-    return describe(study, silent_trials(storage, study, silence_s), silence_s)
+    latest = datetime.datetime.now() - datetime.timedelta(seconds=silence_s)
+    never_begun = {  # killed before the first beat
+        trial.number
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if WORKER not in trial.user_attrs and trial.datetime_start is not None and trial.datetime_start < latest
+    }
+    return describe(study, silent_trials(storage, study, silence_s) | never_begun, silence_s)
 
 
 def _running_line(trial: FrozenTrial, *, is_alive: bool) -> str:

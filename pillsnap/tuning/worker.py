@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pillsnap.core.errors import ConfigError, PillSnapError
 from pillsnap.core.experiment import ExperimentConfig
+from pillsnap.core.interruption import look_again, must_wait
 from pillsnap.core.passwords import STAMPED, WithoutPasswords
 from pillsnap.tuning.storage import open_storage
 from pillsnap.tuning.study import ERROR, SURPLUS, WORKER, counted, load_study, on_stale, over, try_again
@@ -81,18 +82,17 @@ class _Stop:
 
     def listen(self) -> None:
         """Become the handler of the signals of this process."""
-        for number in (signal.SIGINT, signal.SIGHUP):  # they go to the whole group: the supervisor passes them on
-            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self)
         signal.signal(signal.SIGALRM, self)
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """The handler."""
         self._wanted = True
-        if not self._within:
+        if self._within and (_is_in_store(frame) or must_wait(frame)):
+            look_again()
             return
-        if _is_in_store(frame):
-            signal.setitimer(signal.ITIMER_REAL, 0.1)  # and look again
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if not self._within:
             return
         self._within = False
         raise KeyboardInterrupt("SIGTERM")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -29,13 +28,6 @@ def command(prepared: Path, workspace: Path, launcher: tuple[str, ...] = ()) -> 
     return [sys.executable, *launcher, "-m", "pillsnap", "train", *map(str, options)]
 
 
-def wait_for(text: str, process: subprocess.Popen[bytes], said_in: Path) -> None:
-    deadline = time.monotonic() + 300
-    while text not in said_in.read_text() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert process.poll() is None, said_in.read_text()
-
-
 def only_run(store: MlflowClient) -> Run:
     found = store.get_experiment_by_name("pillsnap")
     assert found is not None
@@ -45,17 +37,19 @@ def only_run(store: MlflowClient) -> Run:
 
 @pytest.mark.parametrize("killed_in", [(5,), pytest.param((1, 5), marks=pytest.mark.long)])
 def test_kill_9_and_the_same_run_goes_on(
-    prepared: Path, tmp_path: Path, environment: dict[str, str], store: MlflowClient, killed_in: tuple[int, ...]
+    prepared: Path,
+    tmp_path: Path,
+    environment: dict[str, str],
+    store: MlflowClient,
+    watch: Any,
+    killed_in: tuple[int, ...],
 ) -> None:
     start = command(prepared, tmp_path / "w")
-    for number, epoch in enumerate(killed_in):
-        said_in = tmp_path / f"{number}.err"
-        with (
-            said_in.open("w") as sink,
-            subprocess.Popen(start, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=sink) as process,
-        ):
-            wait_for(f"epoch {epoch} of {EPOCHS}", process, said_in)
-            process.kill()
+    for epoch in killed_in:
+        running = watch(start, cwd=PROJECT, env=environment)
+        running.wait_for(f"epoch {epoch} of {EPOCHS}")
+        running.tell(signal.SIGKILL)
+        running.ended()
         assert only_run(store).info.status == "RUNNING", "a killed process says nothing"
     done = subprocess.run(start, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
@@ -77,17 +71,14 @@ def test_kill_9_and_the_same_run_goes_on(
 
 @pytest.mark.long
 def test_two_processes_one_of_which_is_killed(
-    prepared: Path, tmp_path: Path, environment: dict[str, str], store: MlflowClient
+    prepared: Path, tmp_path: Path, environment: dict[str, str], store: MlflowClient, watch: Any
 ) -> None:
-    start, said_in = command(prepared, tmp_path / "w", TORCHRUN), tmp_path / "first.err"
-    with (
-        said_in.open("w") as sink,
-        subprocess.Popen(start, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=sink) as launcher,
-    ):
-        wait_for(f"epoch 1 of {EPOCHS}", launcher, said_in)
-        workers = [child for child in psutil.Process(launcher.pid).children() if child.environ().get("RANK") == "1"]
-        workers[0].send_signal(signal.SIGKILL)
-        assert launcher.wait(60) != 0
+    start = command(prepared, tmp_path / "w", TORCHRUN)
+    launcher = watch(start, cwd=PROJECT, env=environment)
+    launcher.wait_for(f"epoch 1 of {EPOCHS}")
+    [second] = [process for process in launcher.alive() if process.environ().get("RANK") == "1"]
+    second.send_signal(signal.SIGKILL)
+    assert launcher.ended() != 0
     run = only_run(store)
     assert run.info.status == "FAILED"
     assert run.data.tags["ended_because"] == "TrainingError: process 1 of 2 ended without a word"

@@ -1,16 +1,11 @@
-"""Commands in processes of their own: signals, and an environment without torch."""
+"""The base install, in a process of its own: an environment without torch."""
 
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-
-import pytest
-from mlflow.tracking import MlflowClient
 
 PROJECT = Path(__file__).parents[2]
 
@@ -40,62 +35,6 @@ for command in (
         print(f"{command[0]} ended with {end.code}", file=sys.stderr, flush=True)
 assert "torch" not in sys.modules
 """
-
-
-def _hear_interrupts() -> None:
-    """A shell makes what it starts in the background, and all that comes of it, deaf to Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
-def _ended_by(number: int, process: subprocess.Popen[bytes], said_in: Path) -> str:
-    """Send a signal after the first epoch; what the process has said when it ended."""
-    deadline = time.monotonic() + 300
-    while "epoch 1 of" not in said_in.read_text() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(number)
-    process.wait(timeout=60)
-    return said_in.read_text()
-
-
-@pytest.mark.e2e
-def test_signals_during_training(
-    prepared: Path, tmp_path: Path, environment: dict[str, str], store: MlflowClient
-) -> None:
-    """Ctrl-C, SIGTERM and a closed terminal end the MLflow run in a terminal status, the command with 1."""
-    signals = {
-        "int": (signal.SIGINT, "data.workers=0"),
-        "term": (signal.SIGTERM, "data.workers=1"),
-        "hup": (signal.SIGHUP, "data.workers=0"),
-    }
-    started = {}
-    for name, (_, setting) in signals.items():
-        arguments = ["--data", prepared / "data", "--config", prepared / "tiny.yaml", "--workspace", tmp_path / name]
-        command = [sys.executable, "-m", "pillsnap", "run", *map(str, arguments)]
-        command += ["--set", "training.epochs=1000000", "--set", setting]
-        with (tmp_path / f"{name}.err").open("w") as sink:
-            started[name] = subprocess.Popen(
-                command, cwd=PROJECT, env=environment, stderr=sink, preexec_fn=_hear_interrupts
-            )
-    try:
-        said = {
-            name: _ended_by(signals[name][0], process, tmp_path / f"{name}.err") for name, process in started.items()
-        }
-    finally:
-        for process in started.values():
-            process.kill()
-            process.wait()
-    for name, process in started.items():
-        assert process.returncode == 1, said[name]
-        assert "error: interrupted" in said[name]
-        assert "Traceback" not in said[name]
-    found = store.get_experiment_by_name("pillsnap")
-    assert found is not None
-    runs = store.search_runs([found.experiment_id])
-    assert [run.info.status for run in runs] == ["KILLED"] * 3
-    for run in runs:
-        assert run.data.tags["ended_because"].startswith("KeyboardInterrupt")
-        assert run.data.metrics["val/top1"] >= 0, "what was measured before is kept"
 
 
 def test_without_torch(prepared: Path, tmp_path: Path, environment: dict[str, str]) -> None:

@@ -320,6 +320,7 @@ def test_an_interrupted_training_goes_on_and_is_whole(
         points = store.get_metric_history(run_id, key)
         assert Counter(point.step for point in points) == Counter(range(1, steps + 1)), key
     assert run.data.metrics["best_epoch"] >= 1
+    assert not [key for key in run.data.params if key.startswith("cfg.tuning.")], "a training is not tuned"
 
 
 def test_a_new_run_gets_the_figures_of_the_epochs_that_the_forgotten_one_had(

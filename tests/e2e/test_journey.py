@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import sys
@@ -59,6 +60,8 @@ def test_a_demo_too_small_to_be_promoted_ends_well(journey: tuple[int, str]) -> 
     assert output.count("  1. ") == 3
     assert "are too few to judge, 350 needed (test images)" in output
     assert "epoch 2 of 2" in output
+    told = re.findall(r"^[\d-]{10} [\d:]{8} (\d) of 2: trial \d (?:complete|pruned).*val_", output, re.MULTILINE)
+    assert told == ["1", "2"], "each trial of the study with its time"
     assert "verdict: REJECT" in output
     assert "Traceback" not in output
     assert "Downloading artifacts" not in output
@@ -75,6 +78,7 @@ def test_what_the_demo_left_in_mlflow(journey: tuple[int, str], site: Any, tmp_p
     assert {entry.path for entry in store.list_artifacts(study.info.run_id)} == {"best.yaml", "trials.md", "pictures"}
 
     manifest = Manifest.load(site.folder / "w" / "demo" / "data")
+    assert "\n# command: pillsnap demo " in (site.folder / "w" / "demo" / "best.yaml").read_text()
     params, metrics, tags = training.data.params, training.data.metrics, training.data.tags
     assert params["data"] == str(manifest.root), "of mlflow run"
     assert (params["cfg.name"], params["cfg.training.epochs"], params["cfg.seed"]) == ("tiny", "2", "0")

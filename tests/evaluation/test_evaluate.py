@@ -117,14 +117,17 @@ def test_an_answer_to_a_picture_in_which_nothing_can_be_seen_counts_as_not_sure(
     toys: SimpleNamespace, tmp_path: Path
 ) -> None:
     """As when it is served: a black picture among four, which the audit was told to allow."""
-    manifest = toys.save_manifest(tmp_path / "m", np.zeros((1, 3), np.float32), [(0, 0, "test", "real")])
-    black = PillSession.load(toys.save_bundle(tmp_path / "b.onnx", toys.toy_colors(2)), threads=1)
-    doubted = predict_split(black, manifest)
+    manifest = toys.save_manifest(tmp_path / "m", np.zeros((2, 3), np.float32), [(0, 0, "test", "real")])
+    metadata = toys.toy_metadata(toys.toy_catalog(2), manifest.hash).model_copy(update={"unsure_below": 0.1})
+    bundle = toys.save_model(tmp_path / "b.onnx", toys.toy_graph(toys.toy_colors(2)), metadata.to_props())
+    assert evaluate(bundle, manifest).evidence.calibration["sure_share"] == 0
+    session_of_two = PillSession.load(bundle, threads=1)
+    doubted = predict_split(session_of_two, manifest)
     assert doubted.doubted_N is not None
     assert doubted.doubted_N.tolist() == [True]
     assert doubted.sure_N(0.1).tolist() == [False]
     seen = toys.save_manifest(tmp_path / "n", toys.toy_colors(2), [(0, 0, "test", "real"), (1, 1, "test", "studio")])
-    assert predict_split(black, seen).sure_N(0.1).tolist() == [True, True]
+    assert predict_split(session_of_two, seen).sure_N(0.1).tolist() == [True, True]
     probabilities_NK = np.asarray([[0.9, 0.1]] * 4, np.float32)
     rows, labels_N = pa.table({"n": range(4)}), np.zeros(4, np.int64)
     predictions = Predictions(rows, labels_N, probabilities_NK, doubted_N=np.asarray([True, False, False, False]))

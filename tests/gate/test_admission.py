@@ -21,7 +21,7 @@ from pillsnap.gate.admission import (
     check_verdict,
 )
 from pillsnap.gate.decision import Verdict
-from pillsnap.gate.envelope import ChampionRef, Statement
+from pillsnap.gate.envelope import ChampionRef, RecordHead, Statement
 
 DAY_MS = 86_400_000
 NOW_MS = 1_800_000_000_000
@@ -39,6 +39,7 @@ STATEMENT = Statement(
     policy_sha256="e" * 64,
     evidence_sha256="f" * 64,
     champion=BEFORE,
+    record=RecordHead(number=4, hash="d" * 64),
     verdict=Verdict.PROMOTE,
     reasons=(),
     figures={},

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from pillsnap.core.errors import TamperedError
 from pillsnap.core.files import canonical_json
 from pillsnap.gate.decision import Verdict
-from pillsnap.gate.envelope import LONGEST_ENVELOPE, PAYLOAD_TYPE, ChampionRef, Statement, open_envelope, seal
+from pillsnap.gate.envelope import (
+    LONGEST_ENVELOPE,
+    PAYLOAD_TYPE,
+    ChampionRef,
+    RecordHead,
+    Statement,
+    open_envelope,
+    seal,
+)
 from pillsnap.gate.keys import KeyRing, PublicKey, key_id_of
 
 BEGAN = datetime(2026, 11, 1, tzinfo=UTC)
@@ -33,6 +41,7 @@ STATEMENT = Statement(
     policy_sha256="e" * 64,
     evidence_sha256="f" * 64,
     champion=ChampionRef(version="2", bundle_sha256="9" * 64),
+    record=RecordHead(number=4, hash="d" * 64),
     verdict=Verdict.PROMOTE,
     reasons=(),
     figures={"top1": "92.5 %"},
@@ -113,11 +122,15 @@ def test_attack_by_any_json_in_a_field(value: Any, field: str) -> None:
         refused(json.dumps({**json.loads(TEXT), field: value}))
 
 
-@pytest.mark.parametrize("kind", ["", "application/json", PAYLOAD_TYPE.replace("1", "2"), PAYLOAD_TYPE + " "])
+@pytest.mark.parametrize("kind", ["", "application/json", PAYLOAD_TYPE.replace("2", "3"), PAYLOAD_TYPE + " "])
 def test_attack_by_another_payload_type(kind: str) -> None:
     document: Any = STATEMENT.model_dump(mode="json")
     refused(sealed_payload(canonical_json(document).encode(), kind=kind), "another payloadType")
     refused(changed(payloadType=kind), "another payloadType")
+
+
+def test_an_envelope_of_an_earlier_version_says_so() -> None:
+    refused(changed(payloadType=PAYLOAD_TYPE.replace("2", "1")), "made by an earlier version: judge again")
 
 
 def test_attack_by_several_signatures_or_none() -> None:
@@ -172,7 +185,7 @@ def test_attack_by_another_payload(payload: bytes) -> None:
     "changes",
     [
         {"verdict": "YES"},
-        {"statement_version": 2},
+        {"statement_version": 1},
         {"extra": 1},
         {"issued_at_ms": STATEMENT.issued_at_ms + 0.5},
         {"model_version": 3},

@@ -20,7 +20,7 @@ from pillsnap.serving.problems import KINDS, MEDIA_TYPE
 CLIENTS = 4
 _OF_A_PICTURE = {
     "empty", "unsupported_format", "truncated", "no_pixels", "too_many_pixels", "too_many_scans", "undecodable",
-    "too_small", "too_many_bytes",
+    "too_small", "too_many_bytes", "heic", "rare_jpeg", "no_pixel_data",
 }  # fmt: skip
 _INSIDE = re.compile(r"/home|/usr|/tmp|/work|\.py|Traceback|site-packages|Error\b|0x[0-9a-f]{6,}")
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import re
 import shutil
 import signal
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
 
 from pillsnap.core.errors import ConfigError, DataError
-from pillsnap.synthetic.dataset import DemoSpec, _start_worker, render_dataset
+from pillsnap.synthetic.dataset import DemoSpec, render_dataset
 
 SPEC = DemoSpec(drugs=4, seed=5, studio_per_drug=4, real_per_drug=30, workers=1)
 SMALLER = DemoSpec(drugs=2, seed=5, studio_per_drug=2, real_per_drug=30, workers=1)
@@ -158,8 +159,18 @@ def test_spec_out_of_range_is_refused(values: dict[str, int]) -> None:
         DemoSpec(**values)
 
 
-def test_ctrl_c_is_for_the_process_that_started_the_workers() -> None:
-    """A terminal sends it to all of them, and a worker that dies of it prints a trace."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_start_worker) as pool:
-        assert pool.submit(signal.getsignal, signal.SIGINT).result() is signal.SIG_IGN
+def test_ctrl_c_is_for_the_process_that_started_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal sends it to all of them, and a worker that dies of it, still importing, prints a trace."""
+    blocked = []
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *call: Any, **named: Any) -> Any:
+            blocked.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+            return super().submit(*call, **named)
+
+    monkeypatch.setattr(
+        "pillsnap.synthetic.dataset.ProcessPoolExecutor", lambda workers, mp_context, initializer: Pool(workers)
+    )
+    render_dataset(tmp_path, replace(SMALLER, workers=2))
+    assert signal.SIGINT in blocked[0], "the first piece of work starts them all"
+    assert signal.SIGINT not in blocked[-1]

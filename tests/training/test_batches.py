@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +48,15 @@ def test_images_depend_on_seed_epoch_and_row_only(data: TrainingData, tiny_confi
 
 
 @pytest.mark.timeout(30)
+def test_workers_are_deaf_from_their_first_moment_on(data: TrainingData, tiny_config: Config) -> None:
+    """Between the fork and its first line a worker has the handlers of the training, whose exception it would print."""
+    batches = iter(train_loader(data, tiny_config({"data.workers": 1}), cuda=False)[0])
+    status = Path(f"/proc/{batches._workers[0].pid}/status").read_text()
+    blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+    assert all(blocked >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
 def test_workers_are_forked_without_the_threads_of_opencv(
     data: TrainingData, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ import optuna
 import pytest
 import torch
 
+from pillsnap.core import interruption
 from pillsnap.core.experiment import ExperimentConfig
 from pillsnap.data.cache import PreparedCache
 from pillsnap.training.batches import TrainingData
@@ -158,8 +159,9 @@ def _forked_workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(autouse=True)
 def _nothing_left_running() -> Iterator[None]:
-    """No test leaves a thread that beats for a trial."""
+    """No test leaves a thread that beats for a trial, or a supervisor that was told to stop."""
     yield
+    interruption._told_s = None
     names = [thread.name for thread in threading.enumerate() if "record_heartbeat" in thread.name]
     assert not names
     sys.modules.pop("toy_job", None)

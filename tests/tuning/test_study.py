@@ -211,6 +211,11 @@ def test_a_worker_that_is_dead_is_told_from_one_that_lives(
     _beat_ago(storage, 1, 59)
     assert "nobody is at work now: the same pillsnap tune command again goes on" in describe_storage(url)
     assert [trial.state for trial in study.trials] == [TrialState.RUNNING] * 2, "status changes nothing"
+    study.ask()  # and no beat: its process was killed at once
+    assert "1 are running, 2 dead" in describe_storage(url)
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE trials SET datetime_start = datetime(datetime_start, '-46 seconds')")
+    assert "0 are running, 3 dead" in describe_storage(url)
     storage.engine.dispose()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -160,7 +161,8 @@ def test_workers_that_cannot_even_begin(
     supervisor.order = dataclasses.replace(supervisor.order, study="another")
     with pytest.raises(TrainingError, match=r"workers end before they begin a trial .*status 1"):
         supervisor.run()
-    assert "error: the study another is not in sqlite" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d error: the study another is not in sqlite", said, re.MULTILINE)
 
 
 @pytest.mark.parametrize("how", ["deadline", "interrupt"])

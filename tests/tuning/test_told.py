@@ -128,6 +128,18 @@ def test_the_description_is_cut_between_two_rows(tiny: ExperimentConfig) -> None
     assert (last_row[-1], empty, rest) == ("|", "", "The other trials: artifact trials.md.")
 
 
+def test_a_full_disk_costs_the_description_not_the_study(
+    tiny: ExperimentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(tags: dict[str, str]) -> None:
+        raise OSError(28, "No space left on device")
+
+    run: Any = SimpleNamespace(run_id="r", experiment_id="1", set_tags=full)
+    study: Any = None
+    StudyRecord(study, tiny, run, Path()).describe([trial(0, TrialState.COMPLETE, 0.5)])
+    assert "is not up to date ([Errno 28] No space left on device)" in caplog.text
+
+
 def test_the_time_stands_before_each_line_within_only() -> None:
     handler = logging.StreamHandler()
     before = WithoutPasswords("%(message)s")

@@ -19,6 +19,7 @@ from pillsnap.tracking.fetching import find_artifact
 from pillsnap.training.batches import TrainingData
 from pillsnap.tuning.study import StudyResult
 from pillsnap.tuning.tune import run_study
+from pillsnap.tuning.words import describe_storage
 
 Study = Callable[..., StudyResult]
 PARENT = "mlflow.parentRunId"
@@ -131,11 +132,16 @@ def test_time_is_up_and_the_study_goes_on(
     assert [parent.info.status for parent in parents] == ["FINISHED"]
 
 
-def test_no_trial_came_to_an_end(run: Study, tiny: ExperimentConfig, store: MlflowClient, toy_job: Any) -> None:
+def test_no_trial_came_to_an_end(
+    run: Study, tiny: ExperimentConfig, store: MlflowClient, toy_job: Any, url: str
+) -> None:
     with pytest.raises(TrainingError, match="no trial of study tiny-"):
         run(tiny, job=toy_job(mischief=dict.fromkeys(range(3), "nan")), workers=2)
     [parent], _ = runs_of(store)
     assert parent.info.status == "FAILED"
+    described = parent.data.tags["mlflow.note.content"]
+    assert described.startswith("no trial is complete yet; 3 trials are over\n\n| trial |"), "said as they end"
+    assert "  3 of 3 trials are over: 0 complete, 0 pruned, 3 failed" in describe_storage(url)
 
 
 def test_another_experiment_is_another_study(run: Study, tiny: ExperimentConfig, toy_job: Any) -> None:

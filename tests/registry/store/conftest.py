@@ -22,10 +22,12 @@ from mlflow.exceptions import MlflowException
 
 from pillsnap.core.files import sha256_file, sha256_files, sha256_json
 from pillsnap.gate.decision import Verdict
-from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, Statement, open_envelope, seal
+from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, RecordHead, Statement, open_envelope, seal
 from pillsnap.gate.keys import generate, load_private_key
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.registry import audit
+from pillsnap.registry.rules import record_head_in
+from pillsnap.registry.verification import Findings, examine
 
 
 @dataclass
@@ -84,6 +86,7 @@ class Shelf:
             "champion": None
             if champion is None
             else ChampionRef(version=champion, bundle_sha256=sha256_file(self.files(champion, name) / "model.onnx")),
+            "record": record_head_in(self.store.get_registered_model(name).tags),
             "verdict": Verdict(verdict),
             "reasons": () if verdict == "PROMOTE" else ("top1 81.0 % is under the target 85 %",),
             "figures": {"top1": "92.5 %"},
@@ -117,23 +120,28 @@ class Shelf:
             row for row in audit.entries(self.store.engine) if all(row[key] == value for key, value in wanted.items())
         ]
 
-    def problems(self) -> list[str]:
-        from pillsnap.registry.local import guarded_aliases, guarded_stages
+    def findings(self, *kept: str | RecordHead) -> Findings:
+        """What `pillsnap registry verify` finds, with these envelopes and rows from elsewhere."""
+        from pillsnap.registry.local import standing
 
         with audit.standing_still(self.store.engine) as connection:
-            return audit.problems(connection, guarded_aliases(connection), guarded_stages(connection))
+            pairs = [(f"kept {number}", one) for number, one in enumerate(kept, start=1)]
+            return examine(connection, standing(connection), self.trust.ring(), pairs)
+
+    def problems(self, *kept: str | RecordHead) -> list[str]:
+        return self.findings(*kept).problems
 
     @contextmanager
     def refused(self, words: str) -> Iterator[None]:
         """The block is refused with PERMISSION_DENIED in these words; the store stays as it is, and works."""
-        before = self.store.search_registered_models()
+        before, stood = self.store.search_registered_models(), self.problems()
         with pytest.raises(MlflowException, match=words) as caught:
             yield
         assert caught.value.error_code == "PERMISSION_DENIED"
         assert caught.value.get_http_status_code() == 403
         after = self.store.search_registered_models()
         assert [dict(model) for model in before] == [dict(model) for model in after]
-        assert self.problems() == []
+        assert self.problems() == stood
 
     def sql(self, statement: str, **values: Any) -> None:
         with self.store.engine.begin() as connection:

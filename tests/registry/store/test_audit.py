@@ -147,7 +147,7 @@ def test_tables_are_made_once_and_mlflows_migrations_are_left_alone(recorded: An
             return [row[0] for row in connection.execute(sa.text(f"SELECT version_num FROM {table}"))]
 
     before = revisions("alembic_version")
-    assert revisions(audit.VERSION_TABLE) == ["0001"]
+    assert revisions(audit.VERSION_TABLE) == ["0002"]
     command = [sys.executable, "-W", "ignore", "-m", "mlflow", "db", "upgrade", database]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from mlflow.exceptions import MlflowException
 
 from pillsnap.cli.registry_audit import history, verify
-from pillsnap.core.errors import StoreError, TamperedError
+from pillsnap.core.errors import ConfigError, StoreError, TamperedError
 
 
 @pytest.fixture
@@ -41,7 +41,10 @@ def test_verify(recorded: Any) -> None:
     said = CliRunner().invoke(verify, [], catch_exceptions=False)
     assert said.exit_code == 0
     assert re.fullmatch(
-        r"the record of \S+ holds: 5 rows, every champion and challenger explained and proven\n", said.output
+        r"the record of \S+ holds: 5 rows, every champion and challenger explained and proven\n"
+        r"the gate signed row 3 on \d{4}-\d\d-\d\d \d\d:\d\d UTC; 2 entries since: these could be changed unseen by "
+        r"who can write to the database\n",
+        said.output,
     ), said.output
     assert "geheim" not in said.output
     recorded.sql("UPDATE registered_model_aliases SET version = 2 WHERE alias = 'champion'")
@@ -71,6 +74,24 @@ def test_verify_looks_while_nobody_writes(recorded: Any) -> None:
     assert len(recorded.rows()) > 5
 
 
+def test_verify_with_what_was_kept_elsewhere(recorded: Any, tmp_path: Path) -> None:
+    told = CliRunner().invoke(history, ["--json"], catch_exceptions=False).output
+    (tmp_path / "kept.jsonl").write_text(told)
+    (tmp_path / "envelope.json").write_text(recorded.tags("1")["gate.envelope"])
+    options = ["--kept", str(tmp_path / "kept.jsonl"), "--kept", str(tmp_path / "envelope.json")]
+    assert CliRunner().invoke(verify, options, catch_exceptions=False).exit_code == 0
+    row = json.loads(told.splitlines()[-1])
+    (tmp_path / "kept.jsonl").write_text(json.dumps({**row, "number": row["number"] + 1}))
+    with pytest.raises(
+        TamperedError, match=r"kept\.jsonl line 1 holds row 6, and the record ends at row 5: history was"
+    ):
+        CliRunner().invoke(verify, options, catch_exceptions=False)
+    for text, said in (("{}", "line 1 is no row of history --json, and no envelope"), ("", "is empty")):
+        (tmp_path / "kept.jsonl").write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            CliRunner().invoke(verify, options, catch_exceptions=False)
+
+
 def test_verify_makes_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/typo.db")
     with pytest.raises(StoreError, match=r"typo\.db: no such database; set MLFLOW_TRACKING_URI"):
@@ -87,7 +108,7 @@ def test_verify_says_what_would_not_be_loaded(recorded: Any) -> None:
 def test_verify_checks_the_envelopes_key(recorded: Any) -> None:
     for key in (recorded.trust.folder / "keys").iterdir():
         key.unlink()
-    with pytest.raises(TamperedError, match=r"champion, and not loaded: pills version 1: its envelope"):
+    with pytest.raises(TamperedError, match=r"the envelope in row 1 signed by key '\w+', which is not trusted here"):
         CliRunner().invoke(verify, [], catch_exceptions=False)
 
 

@@ -150,7 +150,7 @@ def _lacking_test_images(data: Path) -> list[str]:
 
 def _summary(folder: Path, costs: list[Any], promoted: bool, version: str, seconds: float) -> None:
     from pillsnap.tracking.store import tracking_uri
-    from pillsnap.tracking.ui_links import start_page, version_page
+    from pillsnap.tracking.ui_links import server_of, start_page, version_page
 
     decision: dict[str, Any] = json.loads((folder / "decision.json").read_text(encoding="utf-8"))
     click.secho("\n── The journey in figures", bold=True)
@@ -162,9 +162,9 @@ def _summary(folder: Path, costs: list[Any], promoted: bool, version: str, secon
         click.echo(f"  {check['metric']:18s} {check['shown'][0]:>12s}   target {check['shown'][2]}")
     click.secho(f"\n  verdict: {decision['verdict']}{', promoted to champion' if promoted else ''}", bold=True)
     click.echo(f"  pictures and report: {folder / 'evaluation' / 'report.html'}")
-    server = tracking_uri() if tracking_uri().startswith("http") else _UI
-    first = "" if server != _UI else "make ui, then "
-    click.echo(f"  everything in MLflow: {first}{start_page(server)}")
-    click.echo(f"  the model's version: {version_page(MODEL, version, server)}")
+    server = server_of(tracking_uri())
+    first = "" if server else "make ui, then "
+    click.echo(f"  everything in MLflow: {first}{start_page(server or _UI)}")
+    click.echo(f"  the model's version: {version_page(server or _UI, MODEL, version)}")
     if promoted:
         click.echo("  a page that answers photos: pillsnap serve, then http://127.0.0.1:8000")

@@ -178,7 +178,7 @@ def diff(first: str, second: str, name: str) -> None:
 def _say_page(name: str, version: object) -> None:
     """The version's page, where the store is a server."""
     from pillsnap.tracking.store import registry_uri, tracking_uri
-    from pillsnap.tracking.ui_links import version_page
+    from pillsnap.tracking.ui_links import server_of, version_page
 
-    if page := version_page(name, str(version), registry_uri(tracking_uri())):
-        click.echo(f"page: {page}")
+    if server := server_of(registry_uri(tracking_uri())):
+        click.echo(f"page: {version_page(server, name, str(version))}")

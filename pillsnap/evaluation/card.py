@@ -43,8 +43,9 @@ def model_card(
     name: str = "",
     version: str = "",
     champion: str = "",
+    longest: int = LONGEST,
 ) -> str:
-    """The card as Markdown, at most `LONGEST` characters; the first line is plain text (`headline`).
+    """The card as Markdown, at most ``longest`` characters; the first line is plain text (`headline`).
 
     ``champion``: the version that it was compared with.
     """
@@ -60,7 +61,7 @@ def model_card(
         _origin(evidence, metadata, decision),
     ]
     card = "\n\n".join(part for part in parts if part) + "\n"
-    return card if len(card) <= LONGEST else card[: LONGEST - 2].rstrip() + "…\n"
+    return card if len(card) <= longest else card[: longest - 2].rstrip() + "…\n"
 
 
 def plain(text: str) -> str:

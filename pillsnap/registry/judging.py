@@ -36,7 +36,7 @@ from pillsnap.core.errors import (
 from pillsnap.core.evidence import EVALUATION_FOLDER, EVIDENCE_FILE, Evidence
 from pillsnap.core.files import sha256_bytes, sha256_file
 from pillsnap.core.manifest import Manifest
-from pillsnap.evaluation.card import model_card, plain
+from pillsnap.evaluation.card import LONGEST, model_card, plain
 from pillsnap.evaluation.evidence import EvaluationResult, evaluate
 from pillsnap.evaluation.html_report import HTML_FILE
 from pillsnap.evaluation.report import write_report
@@ -373,6 +373,7 @@ def _describe(measured: _Measured, statement: Statement, run: TrackedRun, histor
         folder = artifact_link(run.experiment_id, run.run_id, "gate")
         return f"{statement.verdict} · {plain(statement.reasons[0])}\n\n[The gate's run]({folder}). Version {past}.\n"
     report = artifact_link(run.experiment_id, run.run_id, f"{EVALUATION_FOLDER}/{HTML_FILE}")
+    end = f"\n[Report with pictures]({report}), evidence beside it. Version {past}.\n"
     card = model_card(
         measured.result.evidence,
         measured.result.metadata,
@@ -380,8 +381,9 @@ def _describe(measured: _Measured, statement: Statement, run: TrackedRun, histor
         name=statement.model_name,
         version=statement.model_version,
         champion=statement.champion.version if statement.champion else "",
+        longest=LONGEST - len(end),
     )
-    return f"{card}\n[Report with pictures]({report}), evidence beside it. Version {past}.\n"
+    return card + end
 
 
 def _hand_in(

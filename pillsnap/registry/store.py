@@ -64,6 +64,7 @@ from pillsnap.registry.version_page import (
     JUDGED,
     REGISTERED,
     Event,
+    became,
     history_in,
     time_in,
     time_text,
@@ -73,6 +74,7 @@ from pillsnap.registry.version_page import (
 from pillsnap.tracking.store import GATED
 
 _SUPPORTED = {"sqlite", "postgresql"}
+_FIRST_FIGURES = ("top1", "top5", "real_top1", "latency_p95_ms", "size_mb")
 _NO_COPY = (
     "To promote, set the alias champion (Aliases ✎ on the version's page). This button only copies: the copy would be "
     "a new version that nobody has judged"
@@ -133,7 +135,7 @@ class _Gate(SqlAlchemyStore):
                 super().set_registered_model_alias(name, alias, version)
                 if guarded == CHAMPION:
                     self._remember_champion(session, name, facts.version)
-                self._note(name, version, guarded, asked.actor.name)
+                self._note_alias(name, version, guarded, asked.actor.name)
                 audit.append(session, asked.entry(facts, statement, alias=guarded, before=before))
 
     def delete_registered_model_alias(self, name: str, alias: str) -> None:
@@ -167,7 +169,7 @@ class _Gate(SqlAlchemyStore):
                 archived = self._others_in(session, name, number, stage) if archive_existing_versions else []
                 moved = super().transition_model_version_stage(name, number, stage, archive_existing_versions)
                 if guarded:
-                    self._note(name, number, guarded, asked.actor.name)
+                    self._note_alias(name, number, guarded, asked.actor.name)
                 reason = f"by version {moved.version}, which became {moved.current_stage}"
                 for other in archived:
                     audit.append(
@@ -310,29 +312,33 @@ class _Gate(SqlAlchemyStore):
                     )
                 if before is not None and statement.issued_at_ms <= before.issued_at_ms:
                     raise GateRefusedError(f"{name} version {version}: the envelope is older than the one that stands")
-                self._write_word(name, version, tags, statement, text, asked.actor.name)
+                self._write_word(session, name, version, tags, statement, text, asked.actor.name)
                 audit.append(session, asked.entry(facts, statement, alias="", envelope=text))
 
     def _write_word(
-        self, name: str, version: Any, tags: dict[str, str], statement: Statement, text: str, actor: str
+        self, session: Session, name: str, version: Any, tags: dict[str, str], said: Statement, text: str, actor: str
     ) -> None:
+        order = {key: place for place, key in enumerate(_FIRST_FIGURES)}
+        figures = sorted(said.figures, key=lambda key: order.get(key, len(order)))
         hashes = {
-            "bundle": statement.bundle_sha256,
-            "manifest": statement.manifest_hash,
-            "policy": statement.policy_sha256,
-            "decision": statement.decision_id,
+            "bundle": said.bundle_sha256,
+            "manifest": said.manifest_hash,
+            "policy": said.policy_sha256,
+            "decision": said.decision_id,
         }
         readable = {
-            DECISION_TAG: str(statement.verdict),
-            FIGURES_TAG: " · ".join(f"{key} {value}" for key, value in statement.figures.items()) or "none",
-            REASONS_TAG: "; ".join(statement.reasons)[:5000],
+            DECISION_TAG: str(said.verdict),
+            REASONS_TAG: "; ".join(said.reasons)[:5000],
+            FIGURES_TAG: " · ".join(f"{key} {said.figures[key]}" for key in figures) or "none",
             HASHES_TAG: " · ".join(f"{key} {value}" for key, value in hashes.items()),
-            HISTORY_TAG: with_event(tags.get(HISTORY_TAG, ""), JUDGED, statement.issued_at, actor),
+            HISTORY_TAG: with_event(tags.get(HISTORY_TAG, ""), JUDGED, said.issued_at, actor),
             ENVELOPE_TAG: text,
         }
         for key in tags:
-            if key.startswith(TAG_PREFIX) and not readable.get(key):
+            if key.startswith(TAG_PREFIX):  # what stands is written anew: they are listed as they were written
                 super().delete_model_version_tag(name, version, key)
+        session.flush()
+        session.expire_all()
         for key, value in readable.items():
             if value:
                 super().set_model_version_tag(name, version, ModelVersionTag(key, value))
@@ -344,6 +350,11 @@ class _Gate(SqlAlchemyStore):
         text = with_event(before, what, datetime.now(UTC), actor)
         super().set_model_version_tag(name, version, ModelVersionTag(HISTORY_TAG, text))
         return history_in(text)[what]
+
+    def _note_alias(self, name: str, version: Any, alias: str, actor: str) -> None:
+        event = self._note(name, version, alias, actor)
+        before = self.get_model_version(name, version).description or ""
+        super().update_model_version(name, version, became(before, alias, event))
 
     def _note_question(self, name: str, version: Any, actor: str) -> None:
         """Say at a version that it waits, since when, and whether a gate service was seen. Asked twice, it waits on."""

@@ -15,6 +15,8 @@ from pillsnap.gate.admission import CANDIDATE
 REGISTERED, ASKED, JUDGED = "registered", "asked", "judged"
 """Events of a version beside its guarded aliases."""
 WORKING = "The gate is measuring this version. It answers the test images now; the verdict appears here.\n"
+LONGEST = 5000
+"""Characters of a description that MLflow's databases take."""
 SERVICE_LOOKS = timedelta(minutes=10)
 """How often the gate service says that it is there."""
 _TIME = "%Y-%m-%d %H:%M:%S UTC"
@@ -60,10 +62,11 @@ def with_event(text: str, what: str, at: datetime, actor: str) -> str:
 
 def not_judged(run_id: str, claims: str) -> str:
     """The description of a new version. ``claims``: what its run says of itself."""
-    return (
+    text = (
         f"{_NOT_JUDGED}To ask the gate for it, give this version the alias or the tag `{CANDIDATE}`.\n\n"
         f"What the training run itself says (run `{run_id}`), which counts for nothing here:\n\n{claims}\n"
     )
+    return text[:LONGEST]
 
 
 def waits(before: str, asked: Event, seen: datetime | None) -> str:
@@ -78,7 +81,15 @@ def waits(before: str, asked: Event, seen: datetime | None) -> str:
     if not first.startswith((_WAITS, _NOT_JUDGED)):
         rest = before
     head = f"{_WAITS}{time_text(asked.at)} (asked by {asked.actor}). {_service(asked.at, seen)}"
-    return f"{head}\n\n{rest}".rstrip() + "\n"
+    return f"{head}\n\n{rest}"[: LONGEST - 1].rstrip() + "\n"
+
+
+def became(before: str, alias: str, event: Event) -> str:
+    """The description of a version that was given an alias, with that at its end."""
+    head = f"Became {alias} "
+    kept = "\n\n".join(part for part in before.rstrip().split("\n\n") if not part.startswith(head))
+    line = f"{head}{time_text(event.at)}, set by {event.actor}.\n"
+    return f"{kept[: LONGEST - len(line) - 2]}\n\n{line}"
 
 
 def cannot_be_judged(reason: str) -> str:

@@ -11,17 +11,21 @@ from urllib.parse import quote, urlsplit
 _VIEW = "?workflowType=machine_learning"
 
 
+def server_of(store_uri: str) -> str:
+    """The address of the server that a store is, without a login; empty: it is none, and `make ui` shows it."""
+    parts = urlsplit(store_uri)
+    if parts.scheme not in ("http", "https"):
+        return ""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+
+
 def start_page(server: str) -> str:
     """The first page of a server: ``http://127.0.0.1:5000/#/?workflowType=machine_learning``."""
     return f"{server}/#/{_VIEW}"
 
 
-def version_page(name: str, version: str, store_uri: str) -> str:
-    """The page of a model version at a server; empty where the store is none (`make ui` shows it then)."""
-    parts = urlsplit(store_uri)
-    if parts.scheme not in ("http", "https"):
-        return ""
-    server = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"  # without a login
+def version_page(server: str, name: str, version: str) -> str:
+    """The page of a model version at a server."""
     return f"{server}/#/models/{quote(name, safe='')}/versions/{version}{_VIEW}"
 
 

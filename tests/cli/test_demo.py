@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
 import psutil
 import pytest
 
-from pillsnap.cli import demo_steps, main
+from pillsnap.cli import demo, demo_steps, main
 from pillsnap.cli.demo_steps import Steps
 from pillsnap.core.errors import ConfigError, GateRefusedError, PillSnapError
 
@@ -112,3 +113,18 @@ def test_who_is_told_to_stop_leaves_no_grandchild() -> None:
             demo_steps._end_group(process)
         assert grandchild.wait(5) is None or not grandchild.is_running()
     assert process.returncode is not None
+
+
+def test_the_end_names_pages_that_open_in_model_training(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "decision.json").write_text('{"verdict": "PROMOTE", "checks": []}')
+    for uri, first, server in (
+        ("sqlite:///mlflow.db", "make ui, then ", "http://127.0.0.1:5000"),
+        ("https://kim:geheim@host", "", "https://host"),
+    ):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        demo._summary(tmp_path, [], True, "2", 1.0)
+        lines = capsys.readouterr().out.splitlines()
+        assert f"  everything in MLflow: {first}{server}/#/?workflowType=machine_learning" in lines
+        assert f"  the model's version: {server}/#/models/pillsnap/versions/2?workflowType=machine_learning" in lines

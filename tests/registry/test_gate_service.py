@@ -98,7 +98,7 @@ def test_another_gate_that_starts_anew_finds_it_done(
     again = GateService(gate.manifest, gate.key, gate.trust, poll_s=60)
     assert again.look() == []
     assert again.judged == 0
-    assert first.decision_id in store.get_model_version("pills", "1").tags["gate.hashes"]
+    assert first.decision_id in store.get_model_version("pills", "1").tags["gate.digests"]
 
 
 def test_killed_in_the_middle(
@@ -119,7 +119,7 @@ def test_killed_in_the_middle(
     assert entry.description == WORKING.strip() or entry.description == WORKING
     [statement] = GateService(gate.manifest, gate.key, gate.trust, poll_s=60).look()
     entry = store.get_model_version("pills", "1")
-    assert statement.decision_id in entry.tags["gate.hashes"]
+    assert statement.decision_id in entry.tags["gate.digests"]
     assert "PROMOTE" in entry.description
 
 

@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from pillsnap.core.errors import ConfigError, DataError, EngineError, GateRefusedError, StoreError
 from pillsnap.core.evidence import Comparison, Evidence
 from pillsnap.core.files import sha256_file
+from pillsnap.evaluation import card
 from pillsnap.gate.decision import Verdict
 from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef
 from pillsnap.gate.keys import generate, key_id_of, load_private_key, retire
@@ -53,15 +54,25 @@ def test_a_good_version(store: MlflowClient, candidate: Candidate, gate: Any, tm
     entry = store.get_model_version("pills", "1")
     assert entry.tags[ENVELOPE_TAG] == kept
     assert entry.tags["gate.decision"] == "PROMOTE"
-    assert "top1 100.0 % · top5 100.0 %" in entry.tags["gate.figures"]
+    assert "top1 100.0 % · top5 100.0 %" in entry.tags["gate.details"]
     assert f"runs/{run.info.run_id}" in entry.description
     assert entry.description.startswith("PROMOTE · top-1 100.0 % (≥ 85) · real 100.0 % (≥ 80) · ")
     report = f"runs/{run.info.run_id}/artifacts/evaluation/report.html?workflowType=machine_learning)"
     assert report in entry.description, "MLflow opens the file, and not the folder"
-    assert f"Version {entry.tags['gate.history'].split(';')[0]}; signed 20" in entry.description, "by whom, and when"
-    assert next(iter(sorted(key for key in entry.tags if key.startswith("gate.")))) == "gate.decision", "shown first"
-    assert len(entry.tags) == 5
+    assert f"Version {entry.tags['gate.done_by'].split(';')[0]}; signed 20" in entry.description, "by whom, and when"
+    names = ["gate.decision", "gate.details", "gate.digests", "gate.done_by", ENVELOPE_TAG]
+    assert list(entry.tags) == sorted(entry.tags) == names, "the verdict first, in each order that MLflow shows"
     assert store.get_registered_model("pills").aliases == {}, "judging promotes nothing"
+
+
+def test_a_long_card_leaves_room_for_the_link_to_the_report(
+    store: MlflowClient, candidate: Candidate, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(card, "_limits", lambda *_: "x" * 5000)
+    gate.judge(candidate())
+    description = store.get_model_version("pills", "1").description
+    assert len(description) <= 5000
+    assert "…\n\n[Report with pictures](#/experiments/" in description
 
 
 def test_mlflow_can_compare_what_was_judged(
@@ -102,7 +113,9 @@ def test_what_falls_short(store: MlflowClient, candidate: Candidate, gate: Any, 
     statement = gate.judge(candidate(wrong))
     assert statement.verdict == verdict
     assert statement.reasons[0].startswith(f"top1 {100 - 100 * wrong / 6:.1f} % is under the")
-    assert store.get_model_version("pills", "1").tags["gate.decision"] == str(verdict)
+    tags = store.get_model_version("pills", "1").tags
+    assert (tags["gate.decision"], tags["gate.defects"]) == (str(verdict), "; ".join(statement.reasons))
+    assert list(tags) == sorted(tags)
 
 
 def test_the_same_case_is_judged_once(store: MlflowClient, candidate: Candidate, gate: Any) -> None:
@@ -327,7 +340,7 @@ def test_two_gates_at_once_leave_one_word(
 
     monkeypatch.setattr(judging, "seal", meanwhile)
     assert gate.judge(version) == others[0]
-    assert others[0].decision_id in store.get_model_version("pills", version).tags["gate.hashes"]
+    assert others[0].decision_id in store.get_model_version("pills", version).tags["gate.digests"]
 
 
 def test_a_key_that_nobody_trusts(store: MlflowClient, candidate: Candidate, gate: Any, tmp_path: Path) -> None:

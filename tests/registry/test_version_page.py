@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 from pillsnap.registry.version_page import (
     ASKED,
+    LONGEST,
     REGISTERED,
     Event,
+    became,
     cannot_be_judged,
     history_in,
     not_judged,
@@ -63,7 +65,25 @@ def test_a_version_that_waits_says_since_when_and_whether_anybody_is_there() -> 
     assert there.count("Waits for the gate") == 1
     assert waits("my own words", asked, None).endswith("\n\nmy own words\n")
     assert waits("", asked, None).endswith("gate-service`.\n")
-    assert len(cannot_be_judged("x" * 9000)) < 2100
+
+
+def test_who_promoted_stands_at_the_end_and_once() -> None:
+    card = "PROMOTE · top-1\n\ntable\n"
+    text = became(card, "champion", Event(NOON, "rita"))
+    assert text == card + "\nBecame champion 2026-12-01 12:00:05 UTC, set by rita.\n"
+    again = became(text, "champion", Event(NOON + HOUR, "kim"))
+    assert again == card + "\nBecame champion 2026-12-01 13:00:05 UTC, set by kim.\n"
+
+
+def test_no_description_is_longer_than_a_database_takes() -> None:
+    asked = Event(NOON, "erik")
+    for text in (
+        not_judged("r", "x" * 9000),
+        waits("x" * 9000, asked, None),
+        became("x" * 5000, "champion", asked),
+        cannot_be_judged("x" * 9000),
+    ):
+        assert len(text) <= LONGEST
 
 
 def test_candidates_that_nobody_looks_at() -> None:

@@ -39,7 +39,7 @@ def test_registering_is_open_and_promises_nothing(store: MlflowClient, candidate
     assert entry.description.startswith(
         "Not judged yet. To ask the gate for it, give this version the alias or the tag"
     )
-    assert [key for key in entry.tags if key.startswith("gate.")] == ["gate.history"]
+    assert [key for key in entry.tags if key.startswith("gate.")] == ["gate.done_by"]
     assert store.get_registered_model("pills").aliases == {}
     assert candidate() == "2"
 

@@ -219,13 +219,13 @@ def test_attack_webhook(registry: Any, judged: Any, case: str, status: int) -> N
 
 def test_attack_webhook_replayed_makes_no_second_decision(registry: Any, judged: Any) -> None:
     secret = (registry.home / "webhook.secret").read_text().strip()
-    before = registry.tags(judged[0])["gate.hashes"]
+    before = registry.tags(judged[0])["gate.digests"]
     headers = _signed(secret, b"{}", "again", time.time())
     for _ in range(5):
         url = f"http://127.0.0.1:{registry.gate_port}/webhook"
         assert requests.post(url, data=b"{}", headers=headers, timeout=30).status_code == 204
     time.sleep(3)
-    assert registry.tags(judged[0])["gate.hashes"] == before
+    assert registry.tags(judged[0])["gate.digests"] == before
 
 
 # ---- files that are no model

@@ -61,7 +61,7 @@ def signed_in(browser: Browser, registry: Any, user: str) -> Iterator[Page]:
 
 def open_page(page: Page, registry: Any, path: str, shows: str) -> None:
     page.goto(registry.url)  # a change behind the # alone would not load anew
-    page.goto(f"{registry.url}/#{path}")
+    page.goto(f"{registry.url}/#{path}?workflowType=machine_learning")
     expect(page.get_by_text(shows).first).to_be_visible(timeout=WAIT_MS)
 
 
@@ -110,26 +110,24 @@ def test_a_good_version_becomes_champion(registry: Any, browser: Browser) -> Non
         assert registry.judged(version) == "PROMOTE"
 
         open_version(page, registry, version)
-        expect(page.get_by_text("Gate: PROMOTE")).to_be_visible()
+        expect(page.get_by_text("PROMOTE · top-1 100.0 % (≥ 85)")).to_be_visible()
         shoot(page, "04-promote")
-        tag = page.get_by_text("gate.verdict", exact=True)
+        tag = page.get_by_text("gate.decision", exact=True)
         tag.scroll_into_view_if_needed()
         expect(tag).to_be_visible()
         shoot(page, "05-tags")
-        link = page.get_by_role("link", name="Evidence, report with pictures")
+        link = page.get_by_role("link", name="Report with pictures")
         with page.context.expect_page() as opened:
             link.click()
         report = opened.value
-        folder = report.get_by_text("evaluation", exact=True).first  # of the artifacts; the menu has a capital
-        expect(folder).to_be_visible()
-        folder.click()
-        expect(report.get_by_text("evidence.json").first).to_be_visible()
+        expect(report.frame_locator("iframe").get_by_text("Top-1, real photos").first).to_be_visible()
         shoot(report, "06-evidence")
         report.close()
 
         open_version(page, registry, version)
         expect(add_alias(page, "champion")).to_be_hidden()
-        expect(page.get_by_text("champion").first).to_be_visible()
+        open_version(page, registry, version)
+        expect(page.get_by_text("Became champion")).to_be_visible()
         shoot(page, "07-champion")
     assert registry.champion() == version
 
@@ -141,12 +139,45 @@ def test_a_rejected_version_is_refused_with_the_reason(registry: Any, browser: B
     with signed_in(browser, registry, "rita") as page:
         assert have_judged(page, registry, version) == "REJECT"
         open_version(page, registry, version)
-        expect(page.get_by_text("Gate: REJECT")).to_be_visible()
+        expect(page.get_by_text("REJECT · top-1 50.0 % (≥ 85)")).to_be_visible()
         shoot(page, "08-reject")
         dialog = add_alias(page, "champion")
         expect(dialog.get_by_text(re.compile("REJECT"))).to_be_visible()
         shoot(page, "09-refused")
     assert registry.champion() == before
+
+
+def test_two_versions_are_compared(registry: Any, browser: Browser) -> None:
+    versions = [registry.register(wrong) for wrong in (0, 1)]
+    with signed_in(browser, registry, "rita") as page:
+        for version in versions:
+            have_judged(page, registry, version)
+        open_page(page, registry, f"/models/{MODEL}", MODEL)
+        for version in versions:
+            page.get_by_role("row", name=f"Version {version}").get_by_role("checkbox").check()
+        shoot(page, "05b-versions")
+        page.get_by_test_id("compareButton").click()
+        expect(page.get_by_text("Comparing 2 Versions")).to_be_visible()
+        figure = page.get_by_role("row").filter(has_text="gate_top1")
+        expect(figure).to_contain_text("0.83")
+        figure.scroll_into_view_if_needed()
+        shoot(page, "11-compare")
+
+
+def test_attack_the_blue_button_that_copies(registry: Any, browser: Browser) -> None:
+    version = registry.register()
+    with signed_in(browser, registry, "rita") as page:
+        open_version(page, registry, version)
+        page.get_by_role("button", name="Promote model").click()
+        dialog = page.get_by_role("dialog")
+        field = dialog.get_by_role("combobox")
+        field.fill(MODEL)
+        field.press("Enter")
+        dialog.get_by_role("button", name="Promote").click()
+        expect(page.get_by_text("To promote, set the alias champion").first).to_be_visible()
+        shoot(page, "12-button")
+    answer = registry.ask("rita", "GET", f"/api/2.0/mlflow/model-versions/get?name={MODEL}&version={int(version) + 1}")
+    assert answer.status_code == 404, "no copy"
 
 
 def test_attack_engineer_promotes_in_the_web_ui(registry: Any, browser: Browser) -> None:

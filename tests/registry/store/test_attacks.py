@@ -42,7 +42,7 @@ def test_attack_a_tag_of_the_gate_by_hand(shelf: Any, bad: str) -> None:
 
 
 def test_attack_taking_a_refusal_away(shelf: Any, bad: str) -> None:
-    for key in ("gate.verdict", "gate.reasons", ENVELOPE_TAG):
+    for key in ("gate.verdict", "gate.defects", ENVELOPE_TAG):
         with shelf.refused("written by the gate alone"):
             shelf.store.delete_model_version_tag("pills", bad, key)
     with shelf.refused("written by the gate alone"):
@@ -315,7 +315,7 @@ def test_attack_html_in_names_and_tags_is_kept_as_text(shelf: Any) -> None:
     evil = "<script>alert(1)</script>"
     version = shelf.version(tags=[ModelVersionTag("note", evil)], description=evil)
     shelf.hand_in(shelf.statement(version, figures={"top1": evil}), version)
-    assert shelf.tags(version)["gate.figures"] == f"top1 {evil}"
+    assert shelf.tags(version)["gate.details"] == f"top1 {evil}"
     with shelf.refused("looks like 'champion'"):
         shelf.promote(version, "Champion")
     shelf.promote(version)
@@ -383,6 +383,7 @@ def test_attack_an_engineer_or_nobody_promotes(
     assert shelf.rows(action="set", outcome="done", version=good)[0]["actor"] == "rita"
     history = history_in(shelf.tags(good)[HISTORY_TAG])
     assert (history["asked"].actor, history["champion"].actor) == (name or "anonymous", "rita")
+    assert shelf.store.get_model_version("pills", good).description.endswith(" UTC, set by rita.\n")
 
 
 @pytest.mark.parametrize("text", [None, "users: {rita: admin}", "users: [", "roles_version: 2"])

@@ -47,7 +47,7 @@ def test_who_did_what(recorded: Any) -> None:
     done, refused = recorded.rows(action="set", version="2")[0], recorded.rows(outcome="refused")[0]
     assert done["actor"].startswith("local:")
     assert (done["verdict"], done["manifest_hash"], len(done["bundle_sha256"])) == ("PROMOTE", "a" * 64, 64)
-    assert done["decision_id"] in recorded.tags("2")["gate.hashes"]
+    assert done["decision_id"] in recorded.tags("2")["gate.digests"]
     assert "HOLD" in refused["reason"]
     assert [row["number"] for row in audit.entries(recorded.store.engine, "other")] == []
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import click
 import psutil
@@ -112,3 +116,22 @@ def test_who_is_told_to_stop_leaves_no_grandchild() -> None:
             demo_steps._end_group(process)
         assert grandchild.wait(5) is None or not grandchild.is_running()
     assert process.returncode is not None
+
+
+def test_the_last_words_of_who_is_told_to_stop_are_shown(watch: Callable[..., Any], tmp_path: Path) -> None:
+    """The command itself hears the signal, passes it on to a process in a session of its own, and goes on reading."""
+    (tmp_path / "slow.py").write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('x' * 200_000, 'it can go on', flush=True), sys.exit(1)))\n"
+        "print('up', flush=True)\ntime.sleep(60)\n"
+    )
+    script = (
+        "from pillsnap.cli.demo_steps import _run_shown; from pillsnap.core.interruption import listen; import sys\n"
+        "listen()\ntry:\n    _run_shown((sys.executable, sys.argv[1]))\nexcept KeyboardInterrupt:\n    print('ended')\n"
+    )
+    command = watch([sys.executable, "-c", script, tmp_path / "slow.py"])
+    command.wait_for("up")
+    command.tell(signal.SIGINT)
+    assert command.ended(20) == 0
+    assert command.left() == []
+    assert command.said.endswith(" it can go on\nended\n")

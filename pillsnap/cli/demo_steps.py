@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import click
 
@@ -168,15 +168,22 @@ def _run_shown(command: tuple[str, ...]) -> tuple[int, str]:
         for line in process.stdout:
             lines.append(line)
             click.echo(line, nl=False)
+        process.stdout.close()
         status = process.wait()
     except BaseException:
         if process is not None:
+            # what it says while it closes its run is shown too, and never stands in a full pipe
+            last_words = threading.Thread(target=_show, args=(process.stdout,), daemon=True)
+            last_words.start()
             _end_group(process)
+            last_words.join(1)
         raise
-    finally:
-        if process is not None and process.stdout is not None:
-            process.stdout.close()
     return status, "".join(lines)
+
+
+def _show(stream: IO[str] | None) -> None:
+    for line in stream or ():
+        click.echo(line, nl=False)
 
 
 def _end_group(process: subprocess.Popen[str]) -> None:

@@ -17,6 +17,8 @@ _LOOK_AGAIN_S = 0.05
 _told_s: float | None = None
 _heard: set[int] = set()
 _held = 0
+_waits = False
+"""Whether something is held back."""
 
 
 def listen() -> None:
@@ -41,12 +43,15 @@ def has_heard(number: signal.Signals) -> bool:
 @contextmanager
 def held_back() -> Iterator[None]:
     """Within, no signal interrupts: a process is being started, of which nobody would know. It does so afterwards."""
-    global _held
+    global _held, _waits
     _held += 1
     try:
         yield
     finally:
         _held -= 1
+        if _waits and not _held:
+            _waits = False
+            signal.raise_signal(signal.SIGALRM)
 
 
 @contextmanager
@@ -86,8 +91,13 @@ def must_wait(frame: FrameType | None) -> bool:
 
 
 def look_again() -> None:
-    """Have SIGALRM sent until it is stopped: one may go to a thread of C code, and leave the main thread asleep."""
-    signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_S, _LOOK_AGAIN_S)
+    """Have SIGALRM sent when it may be the moment, until it is stopped: one may go to a thread of C code."""
+    global _waits
+    if _held:  # no timer: a fork that takes longer than it is begun again and again, for ever
+        _waits = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    else:
+        signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_S, _LOOK_AGAIN_S)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

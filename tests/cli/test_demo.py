@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import psutil
@@ -128,3 +131,22 @@ def test_the_end_names_pages_that_open_in_model_training(
         lines = capsys.readouterr().out.splitlines()
         assert f"  everything in MLflow: {first}{server}/#/?workflowType=machine_learning" in lines
         assert f"  the model's version: {server}/#/models/pillsnap/versions/2?workflowType=machine_learning" in lines
+
+
+def test_the_last_words_of_who_is_told_to_stop_are_shown(watch: Callable[..., Any], tmp_path: Path) -> None:
+    """The command itself hears the signal, passes it on to a process in a session of its own, and goes on reading."""
+    (tmp_path / "slow.py").write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('x' * 200_000, 'it can go on', flush=True), sys.exit(1)))\n"
+        "print('up', flush=True)\ntime.sleep(60)\n"
+    )
+    script = (
+        "from pillsnap.cli.demo_steps import _run_shown; from pillsnap.core.interruption import listen; import sys\n"
+        "listen()\ntry:\n    _run_shown((sys.executable, sys.argv[1]))\nexcept KeyboardInterrupt:\n    print('ended')\n"
+    )
+    command = watch([sys.executable, "-c", script, tmp_path / "slow.py"])
+    command.wait_for("up")
+    command.tell(signal.SIGINT)
+    assert command.ended(20) == 0
+    assert command.left() == []
+    assert command.said.endswith(" it can go on\nended\n")

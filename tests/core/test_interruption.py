@@ -145,3 +145,12 @@ def test_a_signal_waits_for_a_finalizer_and_for_a_start(listen: str, within: str
     done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=30)
     assert done.stdout.replace("started\n", "") == ("" if starts == "Loader()" else "up\n") + "heard SIGTERM\n"
     assert done.stderr == ""
+
+
+def test_no_timer_runs_while_a_process_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel begins a fork anew that a signal interrupts: one that takes longer than the timer would never end."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "raise_signal", lambda number: None)
+    with interruption.held_back():
+        assert told(signal.SIGTERM) == ""
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -63,7 +63,7 @@ def register(run_id: str, name: str) -> ModelVersion:
             f"run {run_id} has no bundle; a run that exports and evaluates is made by: pillsnap run; "
             "one that ended while this store did not answer is completed by: pillsnap tracking sync"
         )
-    claims = run.data.tags.get("mlflow.note.content", "It says nothing.")
+    claims = run.data.tags.get("mlflow.note.content", "No metrics were logged with this version.")
     with registry_errors():
         _ensure_model(client, name)
         return client.create_model_version(

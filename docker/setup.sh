@@ -12,7 +12,7 @@
 set -eu
 cd "$(dirname "$0")"
 umask 077
-for name in postgres s3 registry trust/keys gate manifest serving; do
+for name in postgres seaweedfs registry trust/keys gate manifest serving; do
     mkdir -p "state/$name"
 done
 [ -e state/trust/policy.yaml ] || cp ../registry/policy.yaml state/trust/

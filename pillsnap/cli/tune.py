@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _tune(
             workers=workers or 1,
             trials=max_trials,
             deadline=None if wall_clock_s is None else started + wall_clock_s,
-            command=shlex.join(["pillsnap", *sys.argv[1:]]),
+            command=as_typed(sys.argv[1:], storage),
         )
     best = folder / "best.yaml"
     if out is not None:
@@ -128,3 +129,8 @@ def status(ctx: click.Context, workspace: Path, storage: str, study: str) -> Non
 
 def _own_storage(workspace: Path) -> str:
     return f"sqlite:///{(workspace / 'tune' / 'optuna.db').resolve()}"
+
+
+def as_typed(words: Sequence[str], storage: str) -> str:
+    """The command for the head of ``best.yaml``; the database's address is left out whole: it may hold a password."""
+    return shlex.join(["pillsnap", *(word.replace(storage, "URL") if storage else word for word in words)])

@@ -10,6 +10,7 @@ import optuna
 import pytest
 
 from pillsnap.cli.duration import Count, Duration
+from pillsnap.cli.tune import as_typed
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -52,3 +53,13 @@ def test_status(call: Call, tmp_path: Path) -> None:
     assert "best: trial 0, 0.7500" in out
     status, _, err = call("tune", "status", "--workspace", tmp_path, "--study", "other")
     assert (status, "there are: night-1" in err) == (2, True)
+
+
+@pytest.mark.parametrize("given", [["--storage", "{}"], ["--storage={}"]])
+def test_the_command_in_the_best_file_has_no_address(given: list[str]) -> None:
+    """A password with a blank, as SQLAlchemy takes it, is no password to whoever looks for one."""
+    url = "postgresql://anna:ge heim@host/db"
+    shown = as_typed(["tune", *(word.format(url) for word in given), "--data", "d"], url)
+    assert "heim" not in shown
+    assert shown.endswith("URL --data d")
+    assert as_typed(["tune", "--data", "d"], "") == "pillsnap tune --data d"

@@ -13,6 +13,7 @@ from mlflow.projects._project_spec import EntryPoint, load_project
 from mlflow.tracking import MlflowClient
 
 from pillsnap.cli.main import cli
+from pillsnap.registry.rules import DECISION_TAG
 
 Call = Callable[..., tuple[int, str, str]]
 PROJECT = Path(__file__).parents[2]
@@ -103,6 +104,6 @@ def test_evaluate_and_gate_log_to_the_run_that_mlflow_opened(
     judge = ("--bundle", prepared / "bundle.onnx", "--manifest", prepared / "data", "--champion", "", "--out", "")
     assert call("gate", tmp_path / "e" / "evidence.json", *judge)[0] == 1, "too few pictures"
     run = store.get_run(judged.info.run_id)
-    assert (run.info.status, run.data.tags["gate.decision"]) == ("FAILED", "HOLD")
+    assert (run.info.status, run.data.tags[DECISION_TAG]) == ("FAILED", "HOLD")
     assert "**Gate: HOLD**" in run.data.tags["mlflow.note.content"]
     assert "the gate says HOLD" in run.data.tags["ended_because"]

@@ -130,7 +130,7 @@ def test_two_processes_that_answer(start: Start, way: Any) -> None:
     ("step", "said", "drugs"),
     [
         ("1. Render", "rendering: ", 40),
-        ("3. Tune", "trial 0 (of", 2),
+        ("3. Tune", "trial 0, epoch", 2),
         ("4. Train", f"epoch 1 of {ENDLESS}", 2),
         ("4. Train", "=== Running command", 2),
     ],

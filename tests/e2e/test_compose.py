@@ -96,8 +96,12 @@ class Platform:
         if command[0] == "python":
             command[0] = sys.executable
         command[:1] = self.programs.get(name, command[:1])
-        if name == "s3":  # the ports that do not leave its container
-            command += [f"-{part}.port={free_port()}" for part in ("master", "volume", "filer")]
+        if (
+            name == "s3"
+        ):  # the ports that do not leave its container; of gRPC by default 10,000 higher, which may not be
+            inner = ("master.port", "volume.port", "filer.port")
+            grpc = (f"{port}.grpc" for port in (*inner, "s3.port"))
+            command += [f"-{port}={free_port()}" for port in (*inner, *grpc)]
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 command, env=self.environment(name), cwd=self.folder, stdout=log, stderr=log, start_new_session=True

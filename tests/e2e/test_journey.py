@@ -19,6 +19,7 @@ from pillsnap.core.evidence import Evidence
 from pillsnap.core.files import sha256_file
 from pillsnap.core.manifest import Manifest
 from pillsnap.gate.decision import Decision, Verdict
+from pillsnap.registry.rules import DECISION_TAG
 from pillsnap.tracking.fetching import MODEL_URI_TAG
 
 pytestmark = pytest.mark.e2e
@@ -236,7 +237,7 @@ def test_export_evaluate_and_gate_as_entry_points(journey: tuple[int, str], site
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     assert found["export"].data.tags[MODEL_URI_TAG].startswith("models:/m-")
     assert "test_top1" in found["evaluate"].data.metrics
-    assert found["gate"].data.tags["gate.verdict"] == "PROMOTE"
+    assert found["gate"].data.tags[DECISION_TAG] == "PROMOTE"
     assert Decision.load(out / "decision.json").verdict == Verdict.PROMOTE
 
 

@@ -338,7 +338,9 @@ def test_several_processes_answer_and_are_counted_together(served: Any, bundle: 
 @pytest.mark.e2e
 @pytest.mark.long
 def test_workers_that_end_take_no_new_connections(served: Any, bundle: Path, toy: SimpleNamespace) -> None:
-    server = served("--model", str(bundle), "--workers", "2", "--threads", "1", "--concurrency", "1")
+    server = served(
+        "--model", str(bundle), "--workers", "2", "--threads", "1", "--concurrency", "1", "--deadline", "60"
+    )
     photo = toy.jpeg(1, side=7000, ending=".png")
     with ThreadPoolExecutor(6) as pool:
         asked = [pool.submit(server.post, photo) for _ in range(6)]

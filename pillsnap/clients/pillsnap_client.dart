@@ -196,7 +196,7 @@ String? _jpegRefusal(Uint8List photo) {
   final view = ByteData.sublistView(photo);
   int? frame;
   var start = 2;
-  while (start + 10 < photo.length) {
+  while (start + 3 < photo.length) {
     final marker = photo[start + 1];
     if (photo[start] != 0xff || marker == 0x00 || marker == 0xff) {
       start += 1;
@@ -217,7 +217,7 @@ String? _jpegRefusal(Uint8List photo) {
     }
     start += 2 + math.max(2, view.getUint16(start + 2));
   }
-  if (frame == null) {
+  if (frame == null || frame + 9 >= photo.length) {
     return null;
   }
   final kind = photo[frame + 1];
@@ -228,10 +228,15 @@ String? _jpegRefusal(Uint8List photo) {
   if (deep || hierarchical || greyLossless) {
     return 'rare_jpeg';
   }
-  if (start + 4 > photo.length) {
-    return null;
+  if (start + 3 >= photo.length) {
+    return null; // there is no scan
   }
   final coded = start + 2 + math.max(2, view.getUint16(start + 2));
+  final height = view.getUint16(frame + 5);
+  final width = view.getUint16(frame + 7);
+  if (height == 0 && _markerBehind(photo, coded) == 0xdc) {
+    return 'rare_jpeg'; // its height stands behind its pixels
+  }
   var end = coded;
   while (end + 1 < photo.length && !(photo[end] == 0xff && photo[end + 1] == 0xd9)) {
     end++;
@@ -239,8 +244,17 @@ String? _jpegRefusal(Uint8List photo) {
   if (end + 1 >= photo.length) {
     return null;
   }
-  final height = view.getUint16(frame + 5);
-  final width = view.getUint16(frame + 7);
   final blocks = (width + 7) ~/ 8 * ((height + 7) ~/ 8); // each takes a bit at the least in Huffman's codes
   return 8 * (end - coded) < (kind < 0xc8 ? blocks : 1) ? 'no_pixel_data' : null;
+}
+
+/// The marker that ends a scan, of which restarts are none.
+int? _markerBehind(Uint8List photo, int from) {
+  for (var i = from; i + 1 < photo.length; i++) {
+    final next = photo[i + 1];
+    if (photo[i] == 0xff && next != 0x00 && next != 0xff && !(next >= 0xd0 && next <= 0xd7)) {
+      return next;
+    }
+  }
+  return null;
 }

@@ -23,8 +23,10 @@ ImageMode = Literal["grey", "grey_alpha", "rgb", "rgba", "palette", "cmyk", "ycc
 _MAX_PARTS = 100_000
 """Segments or chunks that are walked through: a 64-MiB PNG of usual chunks has 8,192."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)  # any number of fill bytes 0xFF may precede (B.1.1.2)
-_SCAN_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)  # of those that have a length, or the end
+# Any number of fill bytes 0xFF may precede a marker (B.1.1.2), and its own 0xFF is the last of them. With "\xff+" a run
+# that leads to no marker would be searched anew from each of its bytes.
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
+_SCAN_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)  # of those that have a length, or the end
 _AFTER_PIXELS = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)  # where the decoder of a scan stops
 _AFTER_PIXELS_RESTARTED = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _END = b"\xff\xd9"

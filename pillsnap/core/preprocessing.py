@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pillsnap.core.boxes import Box, crop_to_box
 from pillsnap.core.errors import ImageError
 from pillsnap.core.image_codes import Finding, Refusal
+from pillsnap.core.image_header import ImageHeader
 from pillsnap.core.image_quality import MEASURED_FROM_PX, SMALL_SIDE, doubts
 from pillsnap.core.images import decode_grey, decode_inspected, decode_rgb, inspect, reduction
 from pillsnap.core.preprocessing_spec import PreprocessingSpec
@@ -132,13 +133,18 @@ class InferencePreprocessor:
             return _cropped(decode_rgb(data, name), box, name)
         return decode_rgb(data, name, self.spec.target_size if self.spec.decoding == "reduced" else None)
 
-    def decode_examined(self, data: bytes, name: str = "image") -> Examined:
+    def decode_examined(self, data: bytes, name: str = "image", header: ImageHeader | None = None) -> Examined:
         """As `decode`, and what the whole picture gives to doubt: the figures are those that the audit takes.
+
+        Args:
+            data: the photo's file.
+            name: how messages call it.
+            header: what `inspect` has said of ``data``, where it was asked already.
 
         Raises:
             ImageError: the message starts with ``name``.
         """
-        header = inspect(data, name)
+        header = header or inspect(data, name)
         scale = reduction(header, self.spec.target_size) if self.spec.decoding == "reduced" else 1
         decoded = seen = decode_inspected(data, header, scale, name)
         if scale > 1 and min(decoded.pixels.shape[:2]) < SMALL_SIDE:  # too small to tell sharp from blurred

@@ -22,6 +22,7 @@ from pillsnap.core.cpu import usable_cores
 from pillsnap.core.errors import BundleError, ConfigError, ImageError
 from pillsnap.core.files import sha256_bytes
 from pillsnap.core.image_codes import Finding
+from pillsnap.core.image_header import ImageHeader
 from pillsnap.core.preprocessing import InferencePreprocessor
 from pillsnap.inference.engines import Engine, open_engine
 
@@ -62,8 +63,8 @@ class Answer:
     doubts: tuple[Finding, ...]
     """Why the picture is too poor for any answer to be sure; codes: `image_codes.DOUBTS`."""
     stages_ms: dict[str, float]
-    """Milliseconds of ``decode`` (bytes to pixels, and a look at them), ``prepare`` (crop, resize, CLAHE) and
-    ``inference`` (the model and the ranking), in this order."""
+    """Milliseconds of ``decode`` (bytes to pixels, and a look at them; without the header, where that was given),
+    ``prepare`` (crop, resize, CLAHE) and ``inference`` (the model and the ranking), in this order."""
 
 
 class PillSession:
@@ -147,9 +148,9 @@ class PillSession:
         """The ``top`` most probable drugs of one photo, the best first. `answer` tells whether that is sure."""
         return self.answer(photo, top, name).candidates
 
-    def answer(self, photo: bytes, top: int = 5, name: str = "image") -> Answer:
+    def answer(self, photo: bytes, top: int = 5, name: str = "image", header: ImageHeader | None = None) -> Answer:
         """The ``top`` most probable drugs of one photo (fewer where there are fewer drugs in use), whether that is
-        sure, and the times.
+        sure, and the times; ``header`` as in `InferencePreprocessor.decode_examined`.
 
         Raises:
             ImageError: the photo cannot be decoded; the message starts with ``name``.
@@ -159,7 +160,7 @@ class PillSession:
         if top < 1:
             raise ConfigError(f"top: at least 1 answer must be asked for, not {top}")
         start = time.perf_counter()
-        image_HWC_u8, doubts = self.preprocessor.decode_examined(photo, name)
+        image_HWC_u8, doubts = self.preprocessor.decode_examined(photo, name, header)
         decoded = time.perf_counter()
         image_NHWC_u8 = self.preprocessor.prepare_pixels(image_HWC_u8)
         prepared = time.perf_counter()

@@ -44,7 +44,7 @@ def answer_photo(model: LoadedModel, data: bytes, name: str, waited_s: float) ->
         header = inspect(data)
         width, height = header.upright_size
         refuse_small(header, "image")
-        told = model.session.answer(data, TOP)
+        told = model.session.answer(data, TOP, header=header)
     except ImageError as error:
         raise image_problem(error.code) from error
     answer = PhotoAnswer(

@@ -183,6 +183,7 @@ JPEGS = {
     "hierarchical": (frame_changed(JPEG, 0xC5), "rare_jpeg"),
     "JPEG-LS": (frame_changed(JPEG, 0xF7), "rare_jpeg"),
     "its height behind the pixels": (DNL, "rare_jpeg"),
+    "fill bytes that lead to no marker": (JPEG[:20] + b"\xff" * 2**18 + b"\0" + JPEG[20:], None),
 }
 
 

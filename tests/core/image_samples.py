@@ -100,6 +100,16 @@ def adobe_transform(data, value):
     return data[: at - 4] + data[at - 2 + int.from_bytes(data[at - 2 : at], "big") :]
 
 
+def with_fill_bytes(data, count):
+    """A progressive JPEG with ``count`` bytes 0xFF that lead to no marker, in its header and between its scans.
+
+    Decoders skip them.
+    """
+    run = b"\xff" * count + b"\0"
+    second = data.index(b"\xff\xc4", data.index(b"\xff\xda"))  # the tables before the second scan
+    return data[:2] + run + data[2:second] + run + data[second:]
+
+
 def sixteen_bits(image):
     stored = image[:, :, ::-1] if image.ndim == 3 else image  # OpenCV takes B, G, R
     done, data = cv2.imencode(".png", np.minimum(stored.astype(np.uint16) * 257 + 3, 65535))
@@ -145,6 +155,7 @@ def make_samples():
         "jpeg rgb": encode("JPEG", quality=95, keep_rgb=True),
         "jpeg grey": encode("JPEG", grey),
         "jpeg progressive": encode("JPEG", progressive=True),
+        "jpeg fill bytes": with_fill_bytes(encode("JPEG", progressive=True), 2**16),
         "jpeg restart": encode("JPEG", restart_marker_blocks=2),
         "jpeg cmyk": cmyk,
         "jpeg ycck": adobe_transform(cmyk, 2),

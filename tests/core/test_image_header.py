@@ -78,6 +78,12 @@ def test_what_pil_does_not_tell():
     assert read_header(SAMPLES["jpeg motion"]).scans == read_header(SAMPLES["jpeg"]).scans == 1
 
 
+def test_attack_of_fill_bytes_that_lead_to_no_marker():
+    """A search that begins anew at each of them would take hours, and no other thread would run meanwhile."""
+    data = SAMPLES["jpeg progressive"]
+    assert read_header(made.with_fill_bytes(data, 2**20)) == read_header(data)
+
+
 def ftyp(*brands):
     return struct.pack(">I4s4sI", 16 + 4 * len(brands[1:]), b"ftyp", brands[0], 0) + b"".join(brands[1:]) + bytes(40)
 

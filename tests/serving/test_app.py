@@ -10,12 +10,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from pillsnap.core import image_header
 from pillsnap.core.client_contract import ClientContract
 from pillsnap.core.errors import ConfigError
 from pillsnap.core.image_codes import DOUBTS
@@ -51,6 +53,16 @@ def test_the_answer_is_that_of_the_session(client: TestClient, toy: SimpleNamesp
     assert set(answer["stages_ms"]) == {"queue", "decode", "prepare", "inference"}
     assert answer["processing_time_ms"] >= sum(answer["stages_ms"].values()) * 0.5
     assert answer["sure"] is True
+
+
+def test_a_photos_header_is_read_once(
+    client: TestClient, toy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a progressive JPEG that walks through the whole file."""
+    read = Mock(wraps=image_header._read_jpeg)
+    monkeypatch.setattr(image_header, "_read_jpeg", read)
+    assert client.post(PREDICT, content=toy.jpeg(2), headers=JPEG).status_code == 200
+    assert read.call_count == 1
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "image/png", "image/webp", "IMAGE/JPEG; charset=x"])

@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import resource
 import shlex
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, TextIO
 
@@ -23,6 +22,7 @@ import click
 from pillsnap.core.durations import duration
 from pillsnap.core.errors import GateRefusedError, PillSnapError
 from pillsnap.core.interruption import held_back
+from pillsnap.core.processes import end_group
 
 _SILENCE_S, _LOOK_S = 9.0, 1.0
 _LAST_WORDS_S = 45.0
@@ -175,7 +175,7 @@ def _run_shown(command: tuple[str, ...]) -> tuple[int, str]:
             # what it says while it closes its run is shown too, and never stands in a full pipe
             last_words = threading.Thread(target=_show, args=(process.stdout,), daemon=True)
             last_words.start()
-            _end_group(process)
+            end_group(process, _LAST_WORDS_S)
             last_words.join(1)
         raise
     return status, "".join(lines)
@@ -184,17 +184,3 @@ def _run_shown(command: tuple[str, ...]) -> tuple[int, str]:
 def _show(stream: IO[str] | None) -> None:
     for line in stream or ():
         click.echo(line, nl=False)
-
-
-def _end_group(process: subprocess.Popen[str]) -> None:
-    """Stop a process and all that it has started: with their last words, and after a while without."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        until = time.monotonic() + _LAST_WORDS_S
-        try:
-            while time.monotonic() < until:
-                process.poll()  # a zombie would keep the group alive
-                os.killpg(process.pid, 0)
-                time.sleep(0.1)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)

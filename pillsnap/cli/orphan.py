@@ -21,11 +21,9 @@ import click
 import psutil
 
 from pillsnap.core.errors import PillSnapError
-from pillsnap.core.interruption import has_heard, is_told
+from pillsnap.core.interruption import has_heard, is_told, would_repeat
 
 _POLL_S = 1.0
-_CANCELS_IN_S = 3.0
-"""So long after Ctrl-C ``mlflow run`` sends SIGTERM, on a busy machine; where only this process heard it, never."""
 
 
 def end_with_mlflow_run() -> Callable[[], None]:
@@ -42,13 +40,13 @@ def end_with_mlflow_run() -> Callable[[], None]:
 
 
 def _interrupt(launcher: psutil.Process) -> None:
-    from pillsnap.tracking.resuming import ending_the_run_of_mlflow
+    with suppress(PillSnapError, KeyboardInterrupt):
+        from pillsnap.tracking.resuming import ending_the_run_of_mlflow
 
-    with suppress(PillSnapError, KeyboardInterrupt), ending_the_run_of_mlflow():  # where nobody has taken it yet
-        raise KeyboardInterrupt("before the work began")
-    until = time.monotonic() + _CANCELS_IN_S
-    with suppress(psutil.Error):  # it is gone, and says nothing of the run
-        while not has_heard(signal.SIGTERM) and _is_alive(launcher) and time.monotonic() < until:
+        with ending_the_run_of_mlflow():  # where nobody has taken it yet
+            raise KeyboardInterrupt("before the work began")
+    with suppress(psutil.Error, KeyboardInterrupt):  # it is gone, and says nothing of the run; or a second Ctrl-C
+        while not has_heard(signal.SIGTERM) and _is_alive(launcher) and would_repeat():  # later SIGTERM ends all
             time.sleep(0.02)
         if has_heard(signal.SIGTERM):
             launcher.send_signal(signal.SIGINT)

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SAME_WISH_S = 2.0
+SAME_WISH_S = 3.0
+"""So long after Ctrl-C ``mlflow run`` may send SIGTERM, on a busy machine."""
 _LOOK_AGAIN_S = 0.05
 _told_s: float | None = None
 _heard: set[int] = set()
@@ -69,13 +70,17 @@ def deaf_children(*more: signal.Signals) -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def would_repeat() -> bool:
+    """Whether a signal that came now would only repeat the first one."""
+    return _told_s is not None and time.monotonic() - _told_s < SAME_WISH_S
+
+
 def is_new_wish() -> bool:
-    """Called by a handler: False where the signal only repeats the one that came just before."""
+    """Called by a handler: False where the signal only repeats the first one."""
     global _told_s
-    now_s = time.monotonic()
-    if _told_s is not None and now_s - _told_s < SAME_WISH_S:
+    if would_repeat():
         return False
-    _told_s = now_s if _told_s is None else _told_s
+    _told_s = time.monotonic() if _told_s is None else _told_s
     return True
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -32,6 +32,7 @@ from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 from pillsnap.core.errors import ConfigError, StoreError
 from pillsnap.core.files import read_json, write_bytes
 from pillsnap.core.interruption import held_back
+from pillsnap.core.processes import end_group
 from pillsnap.gate.trust import VARIABLE as TRUST_ROOT
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.registry.actor import VARIABLE as ROLES_FILE
@@ -200,17 +201,20 @@ def start(settings: ServerSettings) -> subprocess.Popen[bytes]:
 def run(settings: ServerSettings) -> int:
     """Start the server and stay until it ends; SIGTERM and Ctrl-C end it with all its workers."""
     asked_s: list[float] = []
+    before: dict[int, Any] = {}
+    process: subprocess.Popen[bytes] | None = None
 
     def end(signum: int, frame: FrameType | None) -> None:
         """Only asks: who waits holds a lock of the process, so whoever waited in here would never see its end."""
         asked_s.append(time.monotonic())
+        assert process is not None, "this hears signals only once it is started"
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
 
-    with held_back():
-        process = start(settings)
-        before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        with held_back():  # what came meanwhile is raised where it ends, and finds the server started
+            process = start(settings)
+            before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
         while True:
             with suppress(subprocess.TimeoutExpired):
                 return process.wait(1.0)
@@ -218,7 +222,8 @@ def run(settings: ServerSettings) -> int:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
     finally:
-        _end_group(process)
+        if process is not None:
+            end_group(process, _PATIENCE_S - (time.monotonic() - asked_s[0] if asked_s else 0))
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -348,17 +353,6 @@ def _write_private(path: Path, text: str) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise StoreError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _end_group(process: subprocess.Popen[bytes], wait_s: float = _PATIENCE_S) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            break
-        try:
-            os.killpg(process.pid, number)
-            process.wait(wait_s)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
 
 
 @contextmanager

@@ -330,10 +330,10 @@ def _render_all(
         return [*records, *_draw_sheet(root, designs, spec)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        with deaf_children():  # the first piece of work starts them all
-            sheet = pool.submit(_draw_sheet, root, designs, spec)  # the longest piece of work goes first
-        futures = [pool.submit(_render_drug, root, design, spec) for design in designs]
         try:
+            with deaf_children():  # each piece of work starts one, until there are all
+                sheet = pool.submit(_draw_sheet, root, designs, spec)  # the longest piece of work goes first
+                futures = [pool.submit(_render_drug, root, design, spec) for design in designs]
             for count, future in enumerate(as_completed(futures), start=1):
                 collect(future.result(), count)
             records += sheet.result()

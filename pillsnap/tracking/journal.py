@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,7 @@ class Journal:
         Raises:
             StoreError: another process holds it.
             DataError: the folder's file system has no locks.
+            OSError: the journal cannot be opened; nobody holds it then.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -54,9 +56,13 @@ class Journal:
             raise StoreError(f"{folder}: another process is at work in it; it sends what waits there")
         self._mutex = threading.Lock()
         self._path = folder / JOURNAL_FILE
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        self._size = _cut_torn_line(self._file)
-        self._sent = min(read_sent(folder), self._size)
+        with ExitStack() as undo:
+            undo.callback(self._lock.release)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            undo.callback(os.close, self._file)
+            self._size = _cut_torn_line(self._file)
+            self._sent = min(read_sent(folder), self._size)
+            undo.pop_all()
 
     def add(self, entry: Entry) -> None:
         """Add one entry. Raises OSError where the disk does not take it; the journal is then as it was."""

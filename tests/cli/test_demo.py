@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import psutil
 import pytest
 
 from pillsnap.cli import demo, demo_steps, main
@@ -98,24 +96,6 @@ def test_a_process_of_its_own_is_shown_as_it_speaks_and_its_failure_is_told(
         with pytest.raises(PillSnapError, match="step 2 \\(two\\) ended with status 1: this_is_no_module"):
             steps.run_process("two", "this_is_no_module")
     assert "$ base64 -h" in capsys.readouterr().out
-
-
-def test_who_is_told_to_stop_leaves_no_grandchild() -> None:
-    """As ``mlflow run``, which ends at SIGTERM and leaves its child."""
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
-    child = f"child = subprocess.Popen([sys.executable, '-c', {deaf!r}])"
-    parent = f"import subprocess, sys; {child}; print(child.pid, flush=True); child.wait()"
-    with subprocess.Popen(
-        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        assert process.stdout is not None
-        lines = {process.stdout.readline().strip(), process.stdout.readline().strip()}
-        grandchild = psutil.Process(int((lines - {"up"}).pop()))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(demo_steps, "_LAST_WORDS_S", 0.2)
-            demo_steps._end_group(process)
-        assert grandchild.wait(5) is None or not grandchild.is_running()
-    assert process.returncode is not None
 
 
 def test_the_end_names_pages_that_open_in_model_training(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pillsnap.cli import orphan
 from pillsnap.core import interruption
 
 PROJECT = Path(__file__).parents[2]
@@ -53,7 +57,6 @@ class Loader:
 try:
     {within}
         {starts}
-        print("started", flush=True)
         time.sleep(60)
 except KeyboardInterrupt as error:
     print("heard", error)
@@ -108,6 +111,59 @@ def test_children_are_deaf_from_their_first_moment_on() -> None:
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
+@pytest.fixture
+def let_go(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[float], None]], tuple[list[int], float]]:
+    """Wait for the SIGTERM of ``mlflow run``, told just now, with a clock that only the waiting moves: what is called
+    at each look with the seconds since; gives what was sent to ``mlflow run``, and the seconds that it took."""
+
+    def run(at: Callable[[float], None]) -> tuple[list[int], float]:
+        now, sent = [100.0], []
+
+        def sleep(seconds: float) -> None:
+            now[0] += seconds
+            at(now[0] - 100)
+
+        monkeypatch.setattr(orphan, "time", SimpleNamespace(sleep=sleep))
+        monkeypatch.setattr(interruption, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        monkeypatch.setattr(orphan, "_is_alive", lambda _: True)
+        monkeypatch.setitem(
+            sys.modules, "pillsnap.tracking.resuming", SimpleNamespace(ending_the_run_of_mlflow=nullcontext)
+        )
+        assert told(signal.SIGINT) == "SIGINT"
+        try:
+            orphan._interrupt(SimpleNamespace(send_signal=sent.append))  # type: ignore[arg-type]
+        except KeyboardInterrupt:
+            pytest.fail("it would show a traceback")
+        return sent, now[0] - 100
+
+    return run
+
+
+def test_a_late_sigterm_of_mlflow_run_is_waited_for_and_is_the_same_wish(let_go: Any) -> None:
+    """Whoever waits for longer than the wish is the same is ended by what it waits for."""
+    heard: list[str] = []
+    sent, took_s = let_go(lambda after_s: heard.append(told(signal.SIGTERM)) if after_s >= 2.9 else None)
+    assert (heard, sent) == ([""], [signal.SIGINT])
+    assert took_s < interruption.SAME_WISH_S
+
+
+def test_nobody_waits_for_a_sigterm_that_would_be_a_new_wish(let_go: Any) -> None:
+    sent, took_s = let_go(lambda _: None)
+    assert sent == []
+    assert took_s == pytest.approx(interruption.SAME_WISH_S, abs=0.03)
+
+
+def test_a_second_ctrl_c_ends_the_waiting_for_mlflow_run(let_go: Any) -> None:
+    """It comes from the handler, in the midst of the waiting, and shows no traceback."""
+
+    def interrupt(after_s: float) -> None:
+        raise KeyboardInterrupt("SIGINT")
+
+    sent, took_s = let_go(interrupt)
+    assert sent == []
+    assert took_s < 0.1
+
+
 @pytest.mark.parametrize("to_all", [True, False])
 def test_mlflow_run_does_not_call_failed_what_was_interrupted(tmp_path: Path, watch: Any, to_all: bool) -> None:
     """A launcher that does at Ctrl-C what ``mlflow run`` does: stop its child, wait, write FAILED."""
@@ -143,7 +199,7 @@ def test_a_signal_waits_for_a_finalizer_and_for_a_start(listen: str, within: str
     being started would be known to nobody."""
     script = FINALIZER.format(listen=listen, within=within, starts=starts)
     done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=30)
-    assert done.stdout.replace("started\n", "") == ("" if starts == "Loader()" else "up\n") + "heard SIGTERM\n"
+    assert done.stdout == ("" if starts == "Loader()" else "up\n") + "heard SIGTERM\n"
     assert done.stderr == ""
 
 

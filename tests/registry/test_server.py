@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import stat
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pillsnap.core import interruption
 from pillsnap.core.errors import ConfigError, GateRefusedError
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.registry import server
@@ -87,6 +89,34 @@ def test_a_password_is_changed_where_one_is_given(tmp_path: Path, trust: TrustRo
         with server._logins(home) as logins:
             names = [one.name for one in logins.list_user_roles(logins.get_user("kim").id)]
         assert names == ["pillsnap-release-managers"] * has
+
+
+def test_what_comes_during_the_start_ends_what_was_started(
+    tmp_path: Path, trust: TrustRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(_: ServerSettings) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(["sleep", "60"], start_new_session=True))
+        signal.raise_signal(signal.SIGINT)
+        return started[0]
+
+    monkeypatch.setattr(server, "start", start)
+    monkeypatch.setattr(interruption, "_told_s", None)
+    monkeypatch.setattr(interruption, "_heard", set())
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    signal.signal(signal.SIGINT, interruption._interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt, match="SIGINT"):
+            server.run(settings(Home(tmp_path), trust))
+        assert started[0].poll() == -signal.SIGTERM
+        assert signal.getsignal(signal.SIGINT) is interruption._interrupt
+        assert signal.getsignal(signal.SIGTERM) is before[signal.SIGTERM]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        started[0].kill()
+        started[0].wait()
 
 
 def test_it_ends_when_it_is_asked_to(tmp_path: Path) -> None:

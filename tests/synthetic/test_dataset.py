@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import re
 import shutil
 import signal
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,19 @@ def copy(rendered: Path, tmp_path: Path) -> Path:
 def test_same_bytes_with_two_workers(rendered: Path, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     spec = DemoSpec(drugs=4, seed=5, studio_per_drug=4, real_per_drug=30, workers=2)
-    report = render_dataset(tmp_path / "two", spec, lambda done, total: calls.append((done, total)))
+    deaf: dict[int | None, bool] = {}
+
+    def progress(done: int, total: int) -> None:
+        calls.append((done, total))
+        for worker in multiprocessing.active_children():
+            status = Path(f"/proc/{worker.pid}/status").read_text()
+            deaf[worker.pid] = bool(int(status.partition("SigBlk:")[2].split()[0], 16) >> (signal.SIGINT - 1) & 1)
+
+    report = render_dataset(tmp_path / "two", spec, progress)
     assert _bytes_of(tmp_path / "two") == _bytes_of(rendered)
     assert calls == [(34 * n, 136) for n in (0, 1, 2, 3, 4)], "and a sign of life before the first is done"
     assert (report.reused, report.studio_images, report.real_images) == (False, 16, 120)
+    assert list(deaf.values()) == [True, True], "Ctrl-C is for the process that started them"
 
 
 def test_file_names_follow_the_protocols(rendered: Path) -> None:
@@ -160,17 +170,25 @@ def test_spec_out_of_range_is_refused(values: dict[str, int]) -> None:
 
 
 def test_ctrl_c_is_for_the_process_that_started_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal sends it to all of them, and a worker that dies of it, still importing, prints a trace."""
-    blocked = []
+    """A terminal sends it to all of them, and a worker that dies of it, still importing, prints a trace. What comes
+    while they are started draws no more pictures."""
+    blocked: list[bool] = []
+    shut: list[bool] = []
 
     class Pool(ThreadPoolExecutor):
         def submit(self, *call: Any, **named: Any) -> Any:
-            blocked.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-            return super().submit(*call, **named)
+            blocked.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+            signal.raise_signal(signal.SIGINT)
+            return Future()
+
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            shut.append(cancel_futures)
+            super().shutdown(wait, cancel_futures=cancel_futures)
 
     monkeypatch.setattr(
         "pillsnap.synthetic.dataset.ProcessPoolExecutor", lambda workers, mp_context, initializer: Pool(workers)
     )
-    render_dataset(tmp_path, replace(SMALLER, workers=2))
-    assert signal.SIGINT in blocked[0], "the first piece of work starts them all"
-    assert signal.SIGINT not in blocked[-1]
+    with pytest.raises(KeyboardInterrupt):
+        render_dataset(tmp_path, replace(SMALLER, workers=2))
+    assert blocked == [True] * 3, "each piece of work starts a worker"
+    assert shut[0]

@@ -104,6 +104,19 @@ def test_a_write_that_fails_half_way_leaves_the_journal_as_it_was(
     assert [entry["kind"] for entry in read(tmp_path)] == ["a", "c"]
 
 
+def test_a_journal_that_cannot_be_opened_is_held_by_nobody(tmp_path: Path) -> None:
+    """It was locked for the rest of the process's life: a second try said that another process is at work."""
+    for name in (JOURNAL_FILE, "sent"):
+        folder = tmp_path / name
+        (folder / name).mkdir(parents=True)
+        open_before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(IsADirectoryError):
+            Journal(folder)
+        assert len(os.listdir("/proc/self/fd")) == open_before
+        (folder / name).rmdir()
+        Journal(folder).close()
+
+
 def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     workers = [

@@ -112,7 +112,7 @@ class _Gate(SqlAlchemyStore):
         model = super().get_registered_model(name)
         with self.ManagedSessionMaker() as session:  # after the other: two at a time could wait for each other
             end = audit.head(session)
-        if IS_PROMPT_TAG_KEY not in model._tags:
+        if not model._is_prompt():
             model._add_tag(RegisteredModelTag(RECORD_TAG, f"{end.number} {end.hash}"))
         return model
 
@@ -191,7 +191,7 @@ class _Gate(SqlAlchemyStore):
             self._take_word(name, version, str(tag.value))
             return
         with self._asked("tagged", name, str(version), "") as asked:
-            check_free_tag(tag.key)
+            self._check_tag(name, tag.key)
         super().set_model_version_tag(name, version, tag)
         if asks_for_judgement(tag.key, str(tag.value)):
             self._note_question(name, version, asked.actor.name)
@@ -210,7 +210,7 @@ class _Gate(SqlAlchemyStore):
                 asked.actor.must_be(Role.GATE, f"writing {SERVICE_SEEN_TAG}")
                 tag = RegisteredModelTag(SERVICE_SEEN_TAG, time_text(datetime.now(UTC)))
             else:
-                check_free_tag(tag.key)
+                self._check_tag(name, tag.key)
         super().set_registered_model_tag(name, tag)
 
     def delete_registered_model_tag(self, name: str, key: str) -> None:
@@ -239,7 +239,7 @@ class _Gate(SqlAlchemyStore):
             if str(source).startswith("models:/") and "/" in str(source).removeprefix("models:/"):
                 raise GateRefusedError(_NO_COPY)
             for tag in tags or []:
-                check_free_tag(tag.key)
+                self._check_tag(name, tag.key)
         if not any(tag.key == IS_PROMPT_TAG_KEY for tag in tags or []):  # nobody judges a prompt
             first = with_event("", REGISTERED, datetime.now(UTC), asked.actor.name)
             tags = [*(tags or []), ModelVersionTag(HISTORY_TAG, first)]
@@ -249,6 +249,15 @@ class _Gate(SqlAlchemyStore):
         """Refused, before MLflow makes an empty model for the copy."""
         with self._asked("created", dst_name, "", ""):
             raise GateRefusedError(_NO_COPY)
+
+    def _check_tag(self, name: str, key: str) -> None:
+        """Neither the gate's, nor the one by which MLflow leaves a model with all its versions out of every search."""
+        check_free_tag(key)
+        if key == IS_PROMPT_TAG_KEY and not super().get_registered_model(name)._is_prompt():
+            raise GateRefusedError(
+                f"tag {key!r}: {name} is a model, and with this tag MLflow would hide it, and the gate could not judge "
+                "it; a prompt is made with it from the start (mlflow.genai.register_prompt), under another name"
+            )
 
     # ---- names, and what is deleted
 

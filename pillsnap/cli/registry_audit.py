@@ -83,6 +83,11 @@ def verify(kept_files: tuple[Path, ...]) -> None:
     click.echo(f"{since}; {left or 'no'} entr{'y' if left == 1 else 'ies'} since{open_to}")
     if found.revoked:
         click.echo(f"{found.revoked} signed by a key that was revoked since: they count for nothing here")
+    if found.bare:
+        click.echo(
+            f"{found.bare} of the signed rows tell{'s' * (found.bare == 1)} of a judgement without its envelope (an "
+            "earlier version kept none): they stood so when the gate signed over them"
+        )
     for text in unseen:
         click.echo(f"only the envelope was checked of {text}")
 

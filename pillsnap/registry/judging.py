@@ -148,7 +148,8 @@ def judge(
             )
             statement = _state(case, measured, before, run.run_id, report, record_head(client, name))
             envelope = seal(statement, key)
-            description = _describe(measured, statement, run, entry.tags.get(HISTORY_TAG, ""))
+            now = find_version(client, name, str(entry.version))  # measuring took minutes: it may be champion since
+            description = _describe(measured, statement, run, now.tags.get(HISTORY_TAG, ""))
             _log_figures(run, measured, manifest, _model_id(entry))
             _keep(run, statement, envelope, description, report)
     handed_in = _hand_in(client, entry, statement, envelope, description, case, ring)

@@ -128,7 +128,7 @@ class _Gate(SqlAlchemyStore):
                     self._note_question(name, version, asked.actor.name)
                 return
             asked.actor.must_be(Role.RELEASE_MANAGER, f"setting {guarded}")
-            facts, _ = self._facts(name, version)
+            facts = self._facts(name, version)
             with self._transaction() as session:
                 statement = self._admit(session, guarded, facts)
                 before = self._alias_now(session, name, guarded)
@@ -162,7 +162,7 @@ class _Gate(SqlAlchemyStore):
             if guarded is None and leaves is None and not archive_existing_versions:
                 return super().transition_model_version_stage(name, version, stage, archive_existing_versions)
             asked.actor.must_be(Role.RELEASE_MANAGER, f"moving a version between {entry.current_stage} and {stage}")
-            facts = self._facts(name, version)[0] if guarded else None
+            facts = self._facts(name, version) if guarded else None
             with self._transaction() as session:
                 statement = self._admit(session, guarded, facts) if guarded and facts else None
                 number = int(entry.version)  # as a text, MLflow cannot archive on PostgreSQL
@@ -301,7 +301,7 @@ class _Gate(SqlAlchemyStore):
                 statement = open_envelope(text, ring)
             except TamperedError as error:
                 raise GateRefusedError(f"the envelope {error}") from error
-            facts, tags = self._facts(name, version)
+            facts = self._facts(name, version)
             check_bound(statement, facts)
             if statement.issued_at_ms > _now_ms() + CLOCK_TOLERANCE.total_seconds() * 1000:
                 raise GateRefusedError(f"the envelope is dated {statement.issued_at:%Y-%m-%d %H:%M}: set the clocks")
@@ -321,12 +321,11 @@ class _Gate(SqlAlchemyStore):
                     )
                 if before is not None and statement.issued_at_ms <= before.issued_at_ms:
                     raise GateRefusedError(f"{name} version {version}: the envelope is older than the one that stands")
-                self._write_word(session, name, version, tags, statement, text, asked.actor.name)
+                self._write_word(session, name, version, statement, text, asked.actor.name)
                 audit.append(session, asked.entry(facts, statement, alias="", envelope=text))
 
-    def _write_word(
-        self, session: Session, name: str, version: Any, tags: dict[str, str], said: Statement, text: str, actor: str
-    ) -> None:
+    def _write_word(self, session: Session, name: str, version: Any, said: Statement, text: str, actor: str) -> None:
+        tags = self.get_model_version(name, version).tags  # as they are now: the files were hashed before this moment
         order = {key: place for place, key in enumerate(_FIRST_FIGURES)}
         figures = sorted(said.figures, key=lambda key: order.get(key, len(order)))
         hashes = {
@@ -427,10 +426,9 @@ class _Gate(SqlAlchemyStore):
         except TamperedError:
             return None
 
-    def _facts(self, name: str, version: Any) -> tuple[VersionFacts, dict[str, str]]:
+    def _facts(self, name: str, version: Any) -> VersionFacts:
         entry = self.get_model_version(name, version)
-        facts = facts_at(entry, self.get_model_version_download_uri(name, version))
-        return facts, dict(entry.tags)
+        return facts_at(entry, self.get_model_version_download_uri(name, version))
 
     def _alias_now(self, session: Session, name: str, alias: str) -> str:
         for entry in self._get_registered_model(session, name).registered_model_aliases:

@@ -52,6 +52,8 @@ class Findings:
     signed_at: datetime | None = None
     revoked: int = 0
     """Envelopes in it whose key was revoked since: they hold nothing in place."""
+    bare: int = 0
+    """Judgements without an envelope (an earlier version kept none) in the rows up to the last signed one."""
 
 
 def examine(connection: sa.Connection, standing: Standing, ring: KeyRing, kept: Iterable[Kept] = ()) -> Findings:
@@ -76,6 +78,8 @@ class _Reading:
         self._stages: dict[tuple[str, str], str] = {}
         self._judged: dict[Version, tuple[int, str]] = {}
         """Row and envelope of the last word on each version that is there."""
+        self._bare: list[int] = []
+        """Rows that tell of a judgement without its envelope."""
         self._rewritten = False
 
     def of(self, connection: sa.Connection, standing: Standing, kept: Iterable[Kept]) -> Findings:
@@ -89,6 +93,7 @@ class _Reading:
             self._say(
                 f"the record ends at row {self._found.rows}, but {end.number} were written: the last ones were removed"
             )
+        self._judge_bare()
         self._compare(standing)
         for where, envelope in kept:
             self._check_kept(where, envelope)
@@ -138,7 +143,7 @@ class _Reading:
         """That the row says what the gate has signed, and the rows before it are those that it was signed over."""
         what = f"row {row['number']}"
         if not row["envelope"]:
-            self._say(f"{what} tells of a judgement without its envelope: made by an earlier version, or taken away")
+            self._bare.append(row["number"])
             return
         statement, is_trusted = self._open(row["envelope"], what)
         if statement is None:
@@ -156,6 +161,17 @@ class _Reading:
             self._found.signed_at = statement.issued_at
         else:
             self._found.revoked += 1
+
+    def _judge_bare(self) -> None:
+        """A row that the gate has signed over stood so then: one of an earlier version does not fail for ever."""
+        for number in self._bare:
+            if number > self._found.signed_rows:
+                self._say(
+                    f"row {number} tells of a judgement without its envelope: made by an earlier version, or taken away"
+                    "; the gate's next word signs over it as it stands"
+                )
+            else:
+                self._found.bare += 1
 
     def _open(self, text: str, what: str) -> tuple[Statement | None, bool]:
         """What the gate has signed there, and whether its key is still trusted."""

@@ -83,6 +83,11 @@ def verify(kept_files: tuple[Path, ...]) -> None:
     click.echo(f"{since}; {left or 'no'} entr{'y' if left == 1 else 'ies'} since{open_to}")
     if found.revoked:
         click.echo(f"{found.revoked} signed by a key that was revoked since: they count for nothing here")
+    if found.bare:
+        click.echo(
+            f"{found.bare} of the signed rows tell{'s' * (found.bare == 1)} of a judgement without its envelope (an "
+            "earlier version kept none): they stood so when the gate signed over them"
+        )
     for text in unseen:
         click.echo(f"only the envelope was checked of {text}")
 
@@ -93,12 +98,18 @@ def _kept_in(path: Path) -> list[tuple[str, str | RecordHead]]:
     from pillsnap.gate.envelope import RecordHead
 
     found: list[tuple[str, str | RecordHead]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is no text (UTF-8), so no rows of history --json and no envelope") from error
+    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: a row's text may hold U+2028
+        if not line.strip():
+            continue
         try:
             document = json.loads(line)
             is_envelope = "payload" in document
             kept = line.strip() if is_envelope else RecordHead(number=document["number"], hash=document["hash"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigError(f"{path}: line {number} is no row of history --json, and no envelope") from error
         found.append((f"{path.name} line {number}", kept))
     if not found:

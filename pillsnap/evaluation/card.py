@@ -14,8 +14,7 @@ from pillsnap.core.evidence import Evidence, Metric
 from pillsnap.evaluation.metrics import SHARE_NAMES, interval_of
 from pillsnap.gate.decision import Decision, Status
 
-LONGEST = 5000
-"""Characters of a version's description that MLflow's page shows."""
+_NOT_IN_CODE = re.compile(r"[^\w.+-]")
 
 
 def headline(evidence: Evidence, metadata: BundleMetadata, decision: Decision, champion: str = "") -> str:
@@ -43,11 +42,11 @@ def model_card(
     name: str = "",
     version: str = "",
     champion: str = "",
-    longest: int = LONGEST,
+    longest: int,
 ) -> str:
-    """The card as Markdown, at most ``longest`` characters; the first line is plain text (`headline`).
+    """The card as Markdown; the first line is plain text (`headline`).
 
-    ``champion``: the version that it was compared with.
+    ``champion``: the version that it was compared with; ``longest``: characters that there is room for.
     """
     size = metadata.preprocessing.target_size
     parts = [
@@ -68,6 +67,11 @@ def plain(text: str) -> str:
     """A text that may come out of a stranger's file, without meaning for Markdown or HTML."""
     escaped = "".join(f"\\{letter}" if letter in "\\`*_[]()#!|~" else letter for letter in " ".join(text.split()))
     return html.escape(escaped, quote=False)
+
+
+def _code(text: str) -> str:
+    """An identifier out of a file, as code. A backslash escapes nothing there: what is no part of one becomes ``_``."""
+    return f"`{_NOT_IN_CODE.sub('_', text)}`"
 
 
 def _what(evidence: Evidence, metadata: BundleMetadata, names: str) -> str:
@@ -164,11 +168,11 @@ def _origin(evidence: Evidence, metadata: BundleMetadata, decision: Decision | N
         "trained by commit": metadata.provenance.git_commit,
         "judged by commit": evidence.code.get("git_commit", ""),
     }
-    origin = "**Origin:** " + ", ".join(f"{key} `{value[:40]}`" for key, value in facts.items() if value)
+    origin = "**Origin:** " + ", ".join(f"{key} {_code(value[:40])}" for key, value in facts.items() if value)
     first = metadata.provenance.first_weights
     if first is not None:
         terms = f"license {plain(first.license)}" if first.license else "license not known"
-        origin += f". First weights: {plain(first.source)} ({terms}), sha256 `{first.sha256[:12]}`"
+        origin += f". First weights: {plain(first.source)} ({terms}), sha256 {_code(first.sha256[:12])}"
     return origin
 
 

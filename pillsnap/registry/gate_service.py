@@ -113,7 +113,9 @@ class GateService:
                 with registry_errors():
                     client.update_model_version(name, version, WORKING)
             _log.info("judging %s version %s", name, version)
-            statement = judge(client, name, version, self.manifest, self.key, self.trust)
+            statement = judge(
+                client, name, version, self.manifest, self.key, self.trust, progress=lambda *_: self._show(client)
+            )
             entry = find_version(client, name, version)
             self._settled[name, version] = self._seen(client, entry)
             self._waiting.pop((name, version), None)

@@ -36,7 +36,7 @@ from pillsnap.core.errors import (
 from pillsnap.core.evidence import EVALUATION_FOLDER, EVIDENCE_FILE, Evidence
 from pillsnap.core.files import sha256_bytes, sha256_file
 from pillsnap.core.manifest import Manifest
-from pillsnap.evaluation.card import LONGEST, model_card, plain
+from pillsnap.evaluation.card import model_card, plain
 from pillsnap.evaluation.evidence import EvaluationResult, evaluate
 from pillsnap.evaluation.html_report import HTML_FILE
 from pillsnap.evaluation.report import write_report
@@ -49,7 +49,7 @@ from pillsnap.gate.policy import Policy
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.inference.session import PillSession
 from pillsnap.registry.rules import HISTORY_TAG, asks_for_judgement
-from pillsnap.registry.version_page import time_text
+from pillsnap.registry.version_page import LONGEST, time_text
 from pillsnap.registry.versions import (
     aliased_version,
     find_version,
@@ -148,7 +148,8 @@ def judge(
             )
             statement = _state(case, measured, before, run.run_id, report, record_head(client, name))
             envelope = seal(statement, key)
-            description = _describe(measured, statement, run, entry.tags.get(HISTORY_TAG, ""))
+            now = find_version(client, name, str(entry.version))  # measuring took minutes: it may be champion since
+            description = _describe(measured, statement, run, now.tags.get(HISTORY_TAG, ""))
             _log_figures(run, measured, manifest, _model_id(entry))
             _keep(run, statement, envelope, description, report)
     handed_in = _hand_in(client, entry, statement, envelope, description, case, ring)

@@ -57,7 +57,10 @@ def standing(connection: sa.Connection) -> Standing:
         return Standing(
             {(name, of): str(version) for name, of, version in connection.execute(aliases)},
             {(name, str(version)): str(stage) for name, version, stage in connection.execute(stages)},
-            {(name, str(v), int(made)): text or "" for name, v, made, text in connection.execute(envelopes)},
+            {
+                (name, str(v), made if isinstance(made, int) else 0): text or ""
+                for name, v, made, text in connection.execute(envelopes)
+            },
         )
 
 

@@ -112,7 +112,7 @@ class _Gate(SqlAlchemyStore):
         model = super().get_registered_model(name)
         with self.ManagedSessionMaker() as session:  # after the other: two at a time could wait for each other
             end = audit.head(session)
-        if IS_PROMPT_TAG_KEY not in model._tags:
+        if not model._is_prompt():
             model._add_tag(RegisteredModelTag(RECORD_TAG, f"{end.number} {end.hash}"))
         return model
 
@@ -128,7 +128,7 @@ class _Gate(SqlAlchemyStore):
                     self._note_question(name, version, asked.actor.name)
                 return
             asked.actor.must_be(Role.RELEASE_MANAGER, f"setting {guarded}")
-            facts, _ = self._facts(name, version)
+            facts = self._facts(name, version)
             with self._transaction() as session:
                 statement = self._admit(session, guarded, facts)
                 before = self._alias_now(session, name, guarded)
@@ -162,7 +162,7 @@ class _Gate(SqlAlchemyStore):
             if guarded is None and leaves is None and not archive_existing_versions:
                 return super().transition_model_version_stage(name, version, stage, archive_existing_versions)
             asked.actor.must_be(Role.RELEASE_MANAGER, f"moving a version between {entry.current_stage} and {stage}")
-            facts = self._facts(name, version)[0] if guarded else None
+            facts = self._facts(name, version) if guarded else None
             with self._transaction() as session:
                 statement = self._admit(session, guarded, facts) if guarded and facts else None
                 number = int(entry.version)  # as a text, MLflow cannot archive on PostgreSQL
@@ -191,7 +191,7 @@ class _Gate(SqlAlchemyStore):
             self._take_word(name, version, str(tag.value))
             return
         with self._asked("tagged", name, str(version), "") as asked:
-            check_free_tag(tag.key)
+            self._check_tag(name, tag.key)
         super().set_model_version_tag(name, version, tag)
         if asks_for_judgement(tag.key, str(tag.value)):
             self._note_question(name, version, asked.actor.name)
@@ -210,7 +210,7 @@ class _Gate(SqlAlchemyStore):
                 asked.actor.must_be(Role.GATE, f"writing {SERVICE_SEEN_TAG}")
                 tag = RegisteredModelTag(SERVICE_SEEN_TAG, time_text(datetime.now(UTC)))
             else:
-                check_free_tag(tag.key)
+                self._check_tag(name, tag.key)
         super().set_registered_model_tag(name, tag)
 
     def delete_registered_model_tag(self, name: str, key: str) -> None:
@@ -239,7 +239,7 @@ class _Gate(SqlAlchemyStore):
             if str(source).startswith("models:/") and "/" in str(source).removeprefix("models:/"):
                 raise GateRefusedError(_NO_COPY)
             for tag in tags or []:
-                check_free_tag(tag.key)
+                self._check_tag(name, tag.key)
         if not any(tag.key == IS_PROMPT_TAG_KEY for tag in tags or []):  # nobody judges a prompt
             first = with_event("", REGISTERED, datetime.now(UTC), asked.actor.name)
             tags = [*(tags or []), ModelVersionTag(HISTORY_TAG, first)]
@@ -249,6 +249,15 @@ class _Gate(SqlAlchemyStore):
         """Refused, before MLflow makes an empty model for the copy."""
         with self._asked("created", dst_name, "", ""):
             raise GateRefusedError(_NO_COPY)
+
+    def _check_tag(self, name: str, key: str) -> None:
+        """Neither the gate's, nor the one by which MLflow leaves a model with all its versions out of every search."""
+        check_free_tag(key)
+        if key == IS_PROMPT_TAG_KEY and not super().get_registered_model(name)._is_prompt():
+            raise GateRefusedError(
+                f"tag {key!r}: {name} is a model, and with this tag MLflow would hide it, and the gate could not judge "
+                "it; a prompt is made with it from the start (mlflow.genai.register_prompt), under another name"
+            )
 
     # ---- names, and what is deleted
 
@@ -292,7 +301,7 @@ class _Gate(SqlAlchemyStore):
                 statement = open_envelope(text, ring)
             except TamperedError as error:
                 raise GateRefusedError(f"the envelope {error}") from error
-            facts, tags = self._facts(name, version)
+            facts = self._facts(name, version)
             check_bound(statement, facts)
             if statement.issued_at_ms > _now_ms() + CLOCK_TOLERANCE.total_seconds() * 1000:
                 raise GateRefusedError(f"the envelope is dated {statement.issued_at:%Y-%m-%d %H:%M}: set the clocks")
@@ -312,12 +321,11 @@ class _Gate(SqlAlchemyStore):
                     )
                 if before is not None and statement.issued_at_ms <= before.issued_at_ms:
                     raise GateRefusedError(f"{name} version {version}: the envelope is older than the one that stands")
-                self._write_word(session, name, version, tags, statement, text, asked.actor.name)
+                self._write_word(session, name, version, statement, text, asked.actor.name)
                 audit.append(session, asked.entry(facts, statement, alias="", envelope=text))
 
-    def _write_word(
-        self, session: Session, name: str, version: Any, tags: dict[str, str], said: Statement, text: str, actor: str
-    ) -> None:
+    def _write_word(self, session: Session, name: str, version: Any, said: Statement, text: str, actor: str) -> None:
+        tags = self.get_model_version(name, version).tags  # as they are now: the files were hashed before this moment
         order = {key: place for place, key in enumerate(_FIRST_FIGURES)}
         figures = sorted(said.figures, key=lambda key: order.get(key, len(order)))
         hashes = {
@@ -418,10 +426,9 @@ class _Gate(SqlAlchemyStore):
         except TamperedError:
             return None
 
-    def _facts(self, name: str, version: Any) -> tuple[VersionFacts, dict[str, str]]:
+    def _facts(self, name: str, version: Any) -> VersionFacts:
         entry = self.get_model_version(name, version)
-        facts = facts_at(entry, self.get_model_version_download_uri(name, version))
-        return facts, dict(entry.tags)
+        return facts_at(entry, self.get_model_version_download_uri(name, version))
 
     def _alias_now(self, session: Session, name: str, alias: str) -> str:
         for entry in self._get_registered_model(session, name).registered_model_aliases:

@@ -52,6 +52,8 @@ class Findings:
     signed_at: datetime | None = None
     revoked: int = 0
     """Envelopes in it whose key was revoked since: they hold nothing in place."""
+    bare: int = 0
+    """Judgements without an envelope (an earlier version kept none) in the rows up to the last signed one."""
 
 
 def examine(connection: sa.Connection, standing: Standing, ring: KeyRing, kept: Iterable[Kept] = ()) -> Findings:
@@ -70,25 +72,30 @@ class _Reading:
     def __init__(self, ring: KeyRing) -> None:
         self._ring = ring
         self._found = Findings()
-        self._hashes = [audit.FIRST]
+        self._hashes = {0: audit.FIRST}
         """By the number of the row."""
+        self._last = 0
+        """Number of the last row."""
         self._aliases: dict[tuple[str, str], str] = {}
         self._stages: dict[tuple[str, str], str] = {}
         self._judged: dict[Version, tuple[int, str]] = {}
         """Row and envelope of the last word on each version that is there."""
+        self._bare: list[int] = []
+        """Rows that tell of a judgement without its envelope."""
         self._rewritten = False
 
     def of(self, connection: sa.Connection, standing: Standing, kept: Iterable[Kept]) -> Findings:
-        for row in audit.rows(connection):
-            self._check_chain(row)
-            if row["outcome"] == audit.DONE:
-                self._follow(row)
-        end = audit.head(connection)
-        self._found.rows = len(self._hashes) - 1
-        if (end.number, end.hash) != (self._found.rows, self._hashes[-1]):
-            self._say(
-                f"the record ends at row {self._found.rows}, but {end.number} were written: the last ones were removed"
-            )
+        try:
+            for row in audit.rows(connection):
+                if self._is_readable(row):
+                    self._check_chain(row)
+                    if row["outcome"] == audit.DONE:
+                        self._follow(row)
+        except sa.exc.OperationalError as error:  # bytes that are no text, in SQLite
+            self._say(f"the rows after row {self._last} cannot be read: {error.orig}")
+        self._found.rows = self._last
+        self._check_end(connection)
+        self._judge_bare()
         self._compare(standing)
         for where, envelope in kept:
             self._check_kept(where, envelope)
@@ -99,16 +106,39 @@ class _Reading:
 
     # ---- the rows
 
+    def _is_readable(self, row: Mapping[str, Any]) -> bool:
+        """Whether each value is of its column's kind: SQLite takes any, past the registry."""
+        number = row["number"]
+        if not isinstance(number, int) or number < 1:
+            self._say(f"row {number!r:.40} was put in: the first one is row 1")
+            return False
+        for column in audit.AUDIT.c:
+            if not isinstance(row[column.name], column.type.python_type):
+                shown = f"{column.name} is {row[column.name]!r:.40}"
+                self._say(f"row {number} was changed: {shown}, not what the registry writes there")
+                self._last, self._hashes[number] = number, row["hash"]
+                return False
+        return True
+
     def _check_chain(self, row: Mapping[str, Any]) -> None:
-        number = len(self._hashes)
+        number = self._last + 1
         if row["number"] != number:
             self._say(f"row {number} is missing: the next one is {row['number']}")
-            self._hashes += [""] * (row["number"] - number)
-        elif row["previous_hash"] != self._hashes[-1]:
+        elif row["previous_hash"] != self._hashes[self._last]:
             self._say(f"row {row['number']} does not follow the row before it: one was changed, removed or put in")
         if row["hash"] != audit.row_hash(row):
             self._say(f"row {row['number']} was changed: its hash is not that of what it says")
-        self._hashes.append(row["hash"])
+        self._last = row["number"]
+        self._hashes[self._last] = row["hash"]
+
+    def _check_end(self, connection: sa.Connection) -> None:
+        try:
+            end = audit.head(connection)
+        except (ValueError, sa.exc.NoResultFound):
+            self._say("what says where the record ends was changed or taken away (table pillsnap_audit_head)")
+            return
+        if (end.number, end.hash) != (self._last, self._hashes[self._last]):
+            self._say(f"the record ends at row {self._last}, but {end.number} were written: the last ones were removed")
 
     def _follow(self, row: Mapping[str, Any]) -> None:
         model, version, alias = row["model"], row["version"], row["alias"]
@@ -138,7 +168,7 @@ class _Reading:
         """That the row says what the gate has signed, and the rows before it are those that it was signed over."""
         what = f"row {row['number']}"
         if not row["envelope"]:
-            self._say(f"{what} tells of a judgement without its envelope: made by an earlier version, or taken away")
+            self._bare.append(row["number"])
             return
         statement, is_trusted = self._open(row["envelope"], what)
         if statement is None:
@@ -157,6 +187,17 @@ class _Reading:
         else:
             self._found.revoked += 1
 
+    def _judge_bare(self) -> None:
+        """A row that the gate has signed over stood so then: one of an earlier version does not fail for ever."""
+        for number in self._bare:
+            if number > self._found.signed_rows:
+                self._say(
+                    f"row {number} tells of a judgement without its envelope: made by an earlier version, or taken away"
+                    "; the gate's next word signs over it as it stands"
+                )
+            else:
+                self._found.bare += 1
+
     def _open(self, text: str, what: str) -> tuple[Statement | None, bool]:
         """What the gate has signed there, and whether its key is still trusted."""
         try:
@@ -170,12 +211,11 @@ class _Reading:
 
     def _is_passed(self, at: RecordHead | None, claim: str, before: int) -> bool:
         """Whether the record passes through there; said once where it was written anew."""
-        end = len(self._hashes)
-        if at is not None and at.number < min(before, end) and self._hashes[at.number] == at.hash:
+        if at is not None and at.number < before and self._hashes.get(at.number) == at.hash:
             return True
-        if at is not None and at.number >= end:
+        if at is not None and at.number > self._last:
             self._say(
-                f"{claim}, and the record ends at row {end - 1}: history was lost (a restored backup?) or cut off"
+                f"{claim}, and the record ends at row {self._last}: history was lost (a restored backup?) or cut off"
             )
         elif not self._rewritten:
             self._rewritten = True
@@ -215,11 +255,11 @@ class _Reading:
 
     def _check_kept(self, where: str, kept: str | RecordHead) -> None:
         if isinstance(kept, RecordHead):
-            self._is_passed(kept, f"{where} holds row {kept.number}", before=len(self._hashes))
+            self._is_passed(kept, f"{where} holds row {kept.number}", before=self._last + 1)
             return
         statement, _ = self._open(kept, where)
         if statement is not None and statement.record is not None:
-            self._is_passed(statement.record, _claim(statement, where), before=len(self._hashes))
+            self._is_passed(statement.record, _claim(statement, where), before=self._last + 1)
 
 
 def _claim(statement: Statement, where: str) -> str:

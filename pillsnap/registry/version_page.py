@@ -98,7 +98,7 @@ def cannot_be_judged(reason: str) -> str:
 
 
 def waiting_line(waiting: Mapping[str, Event], seen: datetime | None, now: datetime) -> str:
-    """What is to be said of candidates that no gate service has looked at since; empty: nothing.
+    """What is to be said of candidates where no gate service is there; empty: nothing.
 
     Args:
         waiting: version → when it was asked for, of those that are not judged.
@@ -108,15 +108,20 @@ def waiting_line(waiting: Mapping[str, Event], seen: datetime | None, now: datet
     old = [
         f"version {version} waits since {time_text(event.at)}"
         for version, event in waiting.items()
-        if now - event.at > timedelta(minutes=1) and (seen is None or seen < event.at)
+        if now - event.at > timedelta(minutes=1)
     ]
+    if not old or _is_there(now, seen):
+        return ""
     since = "has been seen" if seen is None else f"seen since {time_text(seen)}"
-    return f"no gate service {since} ({', '.join(old)}); start one: pillsnap registry gate-service" if old else ""
+    return f"no gate service {since} ({', '.join(old)}); start one: pillsnap registry gate-service"
 
 
 def _service(now: datetime, seen: datetime | None) -> str:
-    if seen is None:
-        return f"No gate service has been seen here yet. {_RUNS}"
-    if now - seen > 2 * SERVICE_LOOKS:
-        return f"No gate service has been seen since {time_text(seen)}. {_RUNS}"
-    return f"The gate service was seen {time_text(seen)}: the verdict appears here."
+    if seen is not None and _is_there(now, seen):
+        return f"The gate service was seen {time_text(seen)}: the verdict appears here."
+    return f"No gate service has been seen {'here yet' if seen is None else f'since {time_text(seen)}'}. {_RUNS}"
+
+
+def _is_there(now: datetime, seen: datetime | None) -> bool:
+    """Whether a gate service is: it says so every `SERVICE_LOOKS`, also while it measures."""
+    return seen is not None and now - seen <= 2 * SERVICE_LOOKS

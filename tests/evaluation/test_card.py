@@ -6,13 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from pillsnap.core.bundle import FirstWeights
 from pillsnap.core.evidence import Evidence
-from pillsnap.evaluation.card import LONGEST, model_card, plain
+from pillsnap.evaluation.card import model_card, plain
 from pillsnap.evaluation.evidence import evaluate
 from pillsnap.gate.decision import decide
 from pillsnap.gate.trust import TrustRoot
 from pillsnap.inference.session import PillSession
 
+LONGEST = 5000
 NASTY = "<img src=x onerror=alert(1)> [click](javascript:alert(1)) **bold** `code` | a\nb"
 
 
@@ -30,7 +32,7 @@ def judged(toys: SimpleNamespace, tmp_path: Path) -> SimpleNamespace:
 
 
 def test_the_card(judged: SimpleNamespace) -> None:
-    card = model_card(judged.evidence, judged.metadata, judged.decision, name="pills", version="7")
+    card = model_card(judged.evidence, judged.metadata, judged.decision, name="pills", version="7", longest=LONGEST)
     first = card.splitlines()[0]
     assert re.fullmatch(
         r"HOLD · top-1 100\.0 % \(≥ 85\) · real 100\.0 % \(≥ 80\) · [\d.]+ ms · [\d.]+ MB · float, ONNX Runtime", first
@@ -54,8 +56,11 @@ def test_the_card(judged: SimpleNamespace) -> None:
     decision = decide(
         short, TrustRoot.find().policy(), bundle_sha256=short.bundle_sha256, manifest_hash=short.manifest_hash
     )
-    assert "| Top-1 | **84.996 %** | ≥ 85 %" in model_card(short, judged.metadata, decision), "no target that looks met"
-    assert model_card(judged.evidence, judged.metadata, None).startswith("Names the drug"), "no verdict, no headline"
+    assert "| Top-1 | **84.996 %** | ≥ 85 %" in model_card(short, judged.metadata, decision, longest=LONGEST), (
+        "no target that looks met"
+    )
+    bare = model_card(judged.evidence, judged.metadata, None, longest=LONGEST)
+    assert bare.startswith("Names the drug"), "no verdict, no headline"
 
 
 def test_the_headline_says_what_it_is_and_what_it_followed(judged: SimpleNamespace) -> None:
@@ -72,7 +77,7 @@ def test_the_headline_says_what_it_is_and_what_it_followed(judged: SimpleNamespa
         evidence, TrustRoot.find().policy(), bundle_sha256=evidence.bundle_sha256, manifest_hash=evidence.manifest_hash
     )
     metadata = judged.metadata.model_copy(update={"engine": "openvino", "precision": "int8"})
-    card = model_card(evidence, metadata, decision, champion="2")
+    card = model_card(evidence, metadata, decision, champion="2", longest=LONGEST)
     assert card.startswith("REJECT · top-1 100.0 % (≥ 85) · real 100.0 % (≥ 80) · 120.0 ms (< 50 ms) · ")
     assert card.splitlines()[0].endswith(" · 8 bits, OpenVINO · +0.0 against v2")
     assert "| Top-1 against version 2 |" in card
@@ -92,9 +97,16 @@ def test_attack_names_in_a_card_are_text(judged: SimpleNamespace) -> None:
             "latency": judged.evidence.latency.model_copy(update={"hardware": NASTY}),
         }
     )
-    provenance = judged.metadata.provenance.model_copy(update={"backbone": NASTY})
-    card = model_card(evidence, judged.metadata.model_copy(update={"provenance": provenance}), None, name=NASTY)
-    for dangerous in ("<img", "[click](", "**bold**", "`code`"):
+    link = "x` [the report](https://e.io) `y"
+    first = FirstWeights(source=NASTY, license=NASTY, sha256="`[a](b)`")
+    provenance = judged.metadata.provenance.model_copy(
+        update={"backbone": NASTY, "run_id": link, "git_commit": link, "first_weights": first}
+    )
+    metadata = judged.metadata.model_copy(update={"provenance": provenance})
+    card = model_card(evidence, metadata, None, name=NASTY, longest=LONGEST)
+    assert card.count("`x___the_report__https___e.io___y`") == 2
+    assert "sha256 `__a__b__`" in card
+    for dangerous in ("<img", "[click](", "**bold**", "`code`", "](https"):
         assert dangerous not in card
     assert plain(NASTY) in card
     assert "\n" not in plain(NASTY)
@@ -102,4 +114,5 @@ def test_attack_names_in_a_card_are_text(judged: SimpleNamespace) -> None:
 
 def test_a_card_is_never_longer_than_the_page_takes(judged: SimpleNamespace) -> None:
     evidence = judged.evidence.model_copy(update={"notes": ("x" * 3000,) * 5})
-    assert len(model_card(evidence, judged.metadata, judged.decision, name="pills", version="1")) <= LONGEST
+    card = model_card(evidence, judged.metadata, judged.decision, name="pills", version="1", longest=LONGEST)
+    assert len(card) <= LONGEST

@@ -184,8 +184,8 @@ def test_what_the_first_weights_learned_from_is_noted(
     bundle = toys.save_model(tmp_path / "b.onnx", toys.toy_graph(toys.toy_colors(6)), started.to_props())
     result = evaluate(bundle, house.manifest)
     assert "learned from other data (manifest bbbbbbbbbbbb…)" in " ".join(result.evidence.notes)
-    assert "that the training never saw" not in model_card(result.evidence, result.metadata, None)
-    assert "that the training never saw" in model_card(house.result.evidence, house.result.metadata, None)
+    assert "that the training never saw" not in model_card(result.evidence, result.metadata, None, longest=5000)
+    assert "that the training never saw" in model_card(house.result.evidence, house.result.metadata, None, longest=5000)
 
 
 def test_evidence_names_what_it_is_of(house: SimpleNamespace) -> None:

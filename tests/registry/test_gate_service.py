@@ -79,10 +79,10 @@ def test_what_nobody_expects_does_not_stop_the_others(
         submit("pills", number)
     real = gate_service.judge
 
-    def judge(client: Any, name: str, version: str, *rest: Any) -> Any:
+    def judge(client: Any, name: str, version: str, *rest: Any, **options: Any) -> Any:
         if version == "1":
             raise AssertionError("a library's own")
-        return real(client, name, version, *rest)
+        return real(client, name, version, *rest, **options)
 
     monkeypatch.setattr(gate_service, "judge", judge)
     assert [statement.model_version for statement in service.look()] == ["2"]
@@ -200,6 +200,29 @@ def test_a_service_shows_that_it_is_there_and_not_more_often_than_needed(
     candidate()
     submit("pills", "3")
     assert len(service.look()) == 1, "what the registry does not take of it stops no judgement"
+
+
+def test_a_service_that_measures_for_long_says_that_it_is_there(
+    store: MlflowClient, candidate: Candidate, service: GateService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, real = 0.0, gate_service.judge
+    shown_s: list[float] = []
+    service.clock_s = lambda: now_s
+    monkeypatch.setattr(gate_service, "show_service", lambda _: shown_s.append(now_s))
+
+    def slow_judge(*given: Any, progress: Callable[[int, int], None]) -> Any:
+        def later(done: int, of: int) -> None:
+            nonlocal now_s
+            now_s += 600
+            progress(done, of)
+
+        return real(*given, progress=later)
+
+    monkeypatch.setattr(gate_service, "judge", slow_judge)
+    candidate()
+    submit("pills", "1")
+    assert len(service.look()) == 1
+    assert shown_s[:2] == [0, 600]
 
 
 def test_a_new_champion_makes_another_case_of_who_waits(

@@ -23,6 +23,7 @@ from pillsnap.inference.session import PillSession
 from pillsnap.registry import judging
 from pillsnap.registry.judging import EXPERIMENT, candidates, judge
 from pillsnap.registry.promotion import promote, submit
+from pillsnap.registry.rules import HISTORY_TAG
 from pillsnap.tracking.fetching import find_artifact
 from pillsnap.tracking.run import tracked_run
 from pillsnap.tracking.run_model import log_bundle
@@ -240,6 +241,23 @@ def test_a_champion_is_judged_again_by_itself(store: MlflowClient, candidate: Ca
     assert (again.verdict, again.reasons, again.replaces) == (Verdict.PROMOTE, (), second.decision_id)
     assert again.champion == second.champion, "the one that it followed"
     assert gate.judge(candidate()).champion.version == "2", "which others can still be compared with"
+
+
+def test_a_promotion_while_the_gate_measures_stands_on_the_page(
+    store: MlflowClient, candidate: Candidate, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.judge(candidate())
+    real = judging._measure
+
+    def measure(*given: Any) -> Any:
+        promote("pills", "1")
+        return real(*given)
+
+    monkeypatch.setattr(judging, "_measure", measure)
+    gate.judge("1", again=True)
+    entry = store.get_model_version("pills", "1")
+    assert "; champion 20" in entry.description
+    assert "; champion 20" in entry.tags[HISTORY_TAG]
 
 
 def test_another_manifest_of_the_same_drugs_takes_no_champion_out_of_service(

@@ -95,6 +95,10 @@ def test_candidates_that_nobody_looks_at() -> None:
     )
     seen = NOON - HOUR
     assert "no gate service seen since 2026-12-01 11:00:05 UTC (version 3 waits" in waiting_line(waiting, seen, later)
-    assert waiting_line(waiting, NOON + timedelta(seconds=2), later) == "", "it looks, and its log says why it waits"
+    for minutes in (1, 20):
+        assert waiting_line(waiting, later - timedelta(minutes=minutes), later) == "", "it looks, or measures another"
+    measuring = {"3": Event(NOON + timedelta(minutes=5), "erik")}
+    assert waiting_line(measuring, NOON, NOON + timedelta(minutes=15)) == "", "asked for while it measured another"
+    assert "seen since" in waiting_line(measuring, NOON, NOON + timedelta(minutes=21))
     assert waiting_line(waiting, seen, NOON + timedelta(seconds=30)) == "", "it looks within its poll"
     assert waiting_line({}, None, later) == ""

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from pillsnap.gate.envelope import ENVELOPE_TAG, ChampionRef, open_envelope, seal
 from pillsnap.gate.keys import load_private_key
 from pillsnap.registry.actor import VARIABLE
-from pillsnap.registry.rules import HISTORY_TAG, SERVICE_SEEN_TAG
+from pillsnap.registry.rules import HISTORY_TAG, RECORD_TAG, SERVICE_SEEN_TAG
 from pillsnap.registry.version_page import history_in, time_in
 
 pytestmark = pytest.mark.usefixtures("still_works")
@@ -286,7 +286,6 @@ def test_attack_a_prompt_is_no_way_round(shelf: Any, bad: str) -> None:
     with shelf.refused("poem version 1: its files"):
         shelf.store.set_prompt_alias("poem", "champion", 1)
     shelf.store.set_prompt_alias("poem", "best", 1)
-    shelf.store.set_registered_model_tag("pills", RegisteredModelTag("mlflow.prompt.is_prompt", "true"))
     with shelf.refused("REJECT"):
         shelf.promote(bad)
     for call in (
@@ -295,7 +294,26 @@ def test_attack_a_prompt_is_no_way_round(shelf: Any, bad: str) -> None:
     ):
         with shelf.refused("written by the gate alone"):
             call()
-    shelf.store.delete_registered_model_tag("pills", "mlflow.prompt.is_prompt")
+
+
+def test_attack_a_model_hidden_as_a_prompt(shelf: Any, bad: str) -> None:
+    """MLflow's searches, and with them the gate, would not find it or its versions any more."""
+    key = "mlflow.prompt.is_prompt"
+    for value in ("true", "True", "false"):
+        for call in (
+            lambda tag: shelf.store.set_registered_model_tag("pills", tag),
+            lambda tag: shelf.store.set_model_version_tag("pills", bad, tag),
+            lambda tag: shelf.store.create_model_version("pills", "file:///x", tags=[tag]),
+        ):
+            with shelf.refused("pills is a model, and with this tag MLflow would hide it"):
+                call(ModelVersionTag(key, value))
+    assert len(shelf.store.search_model_versions("name = 'pills'")) == 3
+    shelf.store.create_registered_model("half", tags=[RegisteredModelTag(key, "false")])
+    assert RECORD_TAG in shelf.store.get_registered_model("half").tags, "MLflow calls it a model, and so does the gate"
+    with shelf.refused("half is a model"):
+        shelf.store.set_registered_model_tag("half", RegisteredModelTag(key, "true"))
+    shelf.store.create_prompt("poem")
+    shelf.store.set_registered_model_tag("poem", RegisteredModelTag(key, "true"))
 
 
 def test_attack_a_gate_service_that_was_never_there(shelf: Any) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mlflow.entities.model_registry import RegisteredModelTag
 from mlflow.exceptions import MlflowException
 
+from pillsnap.cli.registry_audit import verify
 from pillsnap.core.files import sha256_json
 from pillsnap.gate.envelope import ENVELOPE_TAG, RecordHead, open_envelope, seal
 from pillsnap.gate.keys import revoke
@@ -251,5 +253,29 @@ def test_a_record_of_an_earlier_version_gets_its_column(trust: Any, tmp_path: Pa
         found = examine(connection, Standing({}, {}, {("", "", 0): ""}), trust.ring())
     engine.dispose()
     assert found.problems == [
-        "row 1 tells of a judgement without its envelope: made by an earlier version, or taken away"
+        "row 1 tells of a judgement without its envelope: made by an earlier version, or taken away; the gate's next "
+        "word signs over it as it stands"
     ]
+
+
+def test_rows_from_before_envelopes_are_signed_over(
+    shelf: Any, forge: Callable[..., None], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an update: the record holds again with the gate's next word, and the rows are counted."""
+    shelf.judged()
+    shelf.judged("HOLD")
+    forge(lambda rows: [row.update(envelope="") for row in rows])
+    shelf.sql("DELETE FROM model_version_tags WHERE key = :key", key=ENVELOPE_TAG)
+    assert [text.split(" tells")[0] for text in shelf.problems()] == ["row 1", "row 2"]
+    shelf.promote(shelf.judged())
+    findings = shelf.findings()
+    assert (findings.problems, findings.signed_rows, findings.bare) == ([], 2, 2)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    said = CliRunner().invoke(verify, [], catch_exceptions=False).output
+    assert "2 of the signed rows tell of a judgement without its envelope" in said
+
+
+def test_attack_an_envelope_taken_from_a_signed_row(recorded: Any, forge: Callable[..., None]) -> None:
+    """It is not taken for a row of an earlier version: what was signed over it names another hash."""
+    forge(lambda rows: rows[0].update(envelope=""))
+    assert "the gate signed row 2 on " in recorded.problems()[0]

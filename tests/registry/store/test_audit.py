@@ -92,6 +92,36 @@ def test_attack_a_doctored_record_shows(recorded: Any, statements: list[str], fo
     assert found in "\n".join(recorded.problems())
 
 
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        (
+            "UPDATE pillsnap_audit SET number = 2000000000 WHERE number = 6",
+            "row 6 is missing: the next one is 20000000",
+        ),
+        ("UPDATE pillsnap_audit SET number = 0 WHERE number = 6", "row 0 was put in"),
+        ("UPDATE pillsnap_audit SET created_at_ms = 'x' WHERE number = 3", "row 3 was changed: created_at_ms is 'x'"),
+        ("UPDATE pillsnap_audit SET reason = X'ff' WHERE number = 3", r"row 3 was changed: reason is b'\xff'"),
+        (
+            "UPDATE pillsnap_audit SET actor = CAST(X'ff' AS TEXT) WHERE number = 3",
+            "the rows after row 2 cannot be read",
+        ),
+        ("UPDATE pillsnap_audit_head SET number = 'x'", "what says where the record ends was changed"),
+        ("DELETE FROM pillsnap_audit_head", "what says where the record ends was changed or taken away"),
+        (
+            "UPDATE model_versions SET creation_time = 'x' WHERE version = 3",
+            "pills version 3, judged in row 5, is gone",
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["sqlite"])
+def test_attack_a_record_that_breaks_its_reader(recorded: Any, statement: str, found: str) -> None:
+    """Values that only SQLite takes, and a number that would take all memory: a line for each, no traceback."""
+    without_triggers(recorded)
+    recorded.sql(statement)
+    assert found in "\n".join(recorded.problems())
+
+
 def test_attack_a_champion_by_direct_sql_shows(recorded: Any) -> None:
     recorded.sql("UPDATE registered_model_aliases SET version = 3 WHERE alias = 'champion'")
     assert recorded.problems() == ["champion of pills is version 3, the record says 2: set past the registry"]

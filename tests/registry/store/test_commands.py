@@ -92,6 +92,24 @@ def test_verify_with_what_was_kept_elsewhere(recorded: Any, tmp_path: Path) -> N
             CliRunner().invoke(verify, options, catch_exceptions=False)
 
 
+def test_attack_a_name_that_cuts_a_kept_row_in_two(recorded: Any, tmp_path: Path) -> None:
+    """U+2028 ends a line for some readers, and stands in JSON as it is."""
+    with pytest.raises(MlflowException):
+        recorded.promote("1", "champion\u2028")
+    told = CliRunner().invoke(history, ["--json"], catch_exceptions=False).output
+    assert "\u2028" in told
+    (tmp_path / "kept.jsonl").write_text(told + "\n\n", encoding="utf-8")
+    options = ["--kept", str(tmp_path / "kept.jsonl")]
+    assert CliRunner().invoke(verify, options, catch_exceptions=False).exit_code == 0
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"\xff\xfe{", "is no text"), (b"[" * 100_000, "line 1 is no row")])
+def test_attack_a_kept_file_that_breaks_its_reader(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "kept.jsonl").write_bytes(content)
+    with pytest.raises(ConfigError, match=said):
+        CliRunner().invoke(verify, ["--kept", str(tmp_path / "kept.jsonl")], catch_exceptions=False)
+
+
 def test_verify_makes_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/typo.db")
     with pytest.raises(StoreError, match=r"typo\.db: no such database; set MLFLOW_TRACKING_URI"):

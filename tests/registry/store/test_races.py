@@ -14,6 +14,8 @@ from mlflow.exceptions import MlflowException
 from pillsnap.core.errors import GateRefusedError
 from pillsnap.gate.admission import check_bound
 from pillsnap.gate.envelope import ENVELOPE_TAG, open_envelope, seal
+from pillsnap.registry.rules import HISTORY_TAG
+from pillsnap.registry.version_page import history_in
 
 
 def at_once(wishes: list[Callable[[], Any]]) -> list[str]:
@@ -135,7 +137,26 @@ def test_attack_files_changed_in_the_moment_of_promotion(shelf: Any, monkeypatch
         shelf.promote(version)
     statement = open_envelope(shelf.tags(version)[ENVELOPE_TAG], shelf.trust.ring())
     with pytest.raises(GateRefusedError, match="is not the one that was judged"):
-        check_bound(statement, shelf.store._facts("pills", version)[0])
+        check_bound(statement, shelf.store._facts("pills", version))
+
+
+def test_what_happens_while_the_gates_word_is_checked_stays_in_the_history(
+    shelf: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pillsnap.registry import artifacts as module
+
+    version, honest = shelf.version(), module.digests
+
+    def digests_and_then_a_question(location: str) -> tuple[str, str]:
+        found = honest(location)
+        shelf.promote(version, "candidate")
+        return found
+
+    word = shelf.statement(version)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "digests", digests_and_then_a_question)
+        shelf.hand_in(word, version)
+    assert set(history_in(shelf.tags(version)[HISTORY_TAG])) == {"registered", "asked", "judged"}
 
 
 def test_attack_a_version_deleted_in_the_moment_of_promotion(shelf: Any, monkeypatch: pytest.MonkeyPatch) -> None:

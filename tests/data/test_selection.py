@@ -93,13 +93,17 @@ def test_a_cut_sitting_fails(protocol, monkeypatch):
         choose(protocol)
 
 
-def test_a_random_split_fails(protocol, monkeypatch):
+@pytest.mark.parametrize("named", [True, False], ids=["by sittings", "by near-duplicates"])
+def test_a_random_split_fails(protocol, shots, monkeypatch, named):
+    """Also where no name tells the sitting, and the group is all that holds the pictures together."""
+
     def by_picture(usable, groups, pinned, seed):
         return {one.path: ("train", "val", "test")[index % 3] for index, one in enumerate(usable)}
 
+    alike = [shots.found(f"{flips}.jpg", scene="a", flips=flips) for flips in range(3)]
     monkeypatch.setattr(selection_module, "_split", by_picture)
-    with pytest.raises(DataError, match="would leak"):
-        choose(protocol)
+    with pytest.raises(DataError, match=r"capture group K-000059/.* would leak"):
+        choose(protocol if named else alike)
 
 
 def test_near_duplicates_in_two_splits_fail(shots, monkeypatch):

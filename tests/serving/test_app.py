@@ -189,6 +189,17 @@ def test_ten_photos_and_no_more(client: TestClient, toy: SimpleNamespace) -> Non
     assert (refused.status_code, refused.json()["code"]) == (400, "too_many_images")
 
 
+def test_each_photo_of_a_form_has_the_limit_of_one(client: TestClient, toy: SimpleNamespace) -> None:
+    """The form as a whole may be larger; a batch with such a photo is refused before any is decoded."""
+    large = ("large.jpg", b"x" * (10 * 2**20 + 1), "image/jpeg")
+    small = ("a.jpg", toy.jpeg(0), "image/jpeg")
+    for answer in (
+        client.post(PREDICT, files={"image": large}),
+        client.post(BATCH, files=[("images", small), ("images", large)]),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (413, "too_many_bytes")
+
+
 @pytest.mark.parametrize(
     ("content", "status", "code"),
     [

@@ -88,6 +88,21 @@ def test_the_same_row_looks_different_every_epoch(
     assert first == second  # only the order is another
 
 
+def test_another_seed_gives_another_order_and_other_pictures(
+    data: TrainingData, tiny_config: Config, squares: SimpleNamespace
+) -> None:
+    """Each by itself: one of the two alone makes the batches differ."""
+
+    def shown(overrides: dict[str, Any]) -> list[bytes]:
+        [epoch] = epochs(data, tiny_config(overrides), (1,))
+        return [image.numpy().tobytes() for batch, _ in epoch for image in batch]
+
+    one, other = (shown({**squares.OFF, "seed": seed}) for seed in (1, 2))
+    assert one != other
+    assert sorted(one) == sorted(other)
+    assert not set(shown({"seed": 1})) & set(shown({"seed": 2}))
+
+
 def test_an_epoch_shows_every_training_image_once(
     data: TrainingData, tiny_config: Config, squares: SimpleNamespace
 ) -> None:

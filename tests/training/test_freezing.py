@@ -42,6 +42,22 @@ def test_head_first_then_all(trainer: Build) -> None:
     assert changed(states[2], states[3]) == states[0].keys()
 
 
+def test_the_thawed_backbone_warms_up_by_itself(trainer: Build) -> None:
+    """`BackboneWarmup` must be asked at every update, and for the one that comes."""
+    built = trainer({"training.freeze_epochs": 1, "training.warmup_epochs": 1, "schedule.warmup_factor": 0.1})
+    shares, step = [], built._optimizer.step
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        rates = {group["is_head"]: group["lr"] for group in built._optimizer.param_groups}
+        shares.append(rates[False] / rates[True])
+        return step(*args, **kwargs)
+
+    built._optimizer.step = watched  # type: ignore[method-assign]
+    for epoch in (1, 2):  # of six updates
+        built._train_epoch(epoch)
+    assert shares == pytest.approx([1] * 6 + [0.1, 0.25, 0.4, 0.55, 0.7, 0.85])
+
+
 def test_validation_between_frozen_epochs_does_not_thaw(trainer: Build) -> None:
     built = trainer({"training.epochs": 3, "training.freeze_epochs": 2})
     before = state(built)

@@ -105,6 +105,18 @@ def test_the_first_update_is_made_at_the_lowest_rate(trainer: Build) -> None:
     assert built._lr() == pytest.approx(0.01)
 
 
+def test_each_epoch_has_an_order_of_its_own(trainer: Build) -> None:
+    built = trainer({})
+    shown: list[list[int]] = []
+    update = built._update
+    built._update = lambda image, label_N: (shown[-1].extend(label_N.tolist()), update(image, label_N))[1]  # type: ignore[method-assign]
+    for epoch in (1, 2):
+        shown.append([])
+        built._train_epoch(epoch)
+    assert sorted(shown[0]) == sorted(shown[1])
+    assert shown[0] != shown[1]
+
+
 def test_same_seed_same_weights_other_seed_others(data: TrainingData, tiny_config: Config, tmp_path: Path) -> None:
     """Bit by bit, with all that is random switched on, however the global generators stood before."""
 
@@ -321,14 +333,18 @@ def test_the_average_is_what_is_validated_and_saved(data: TrainingData, tiny_con
     assert built._validate()["val_loss"] == history[-1]["val_loss"]
 
 
-def test_the_average_follows_its_decay(trainer: Build) -> None:
-    built = trainer({"training.ema_decay": 0.3})
+@pytest.mark.parametrize(
+    ("decay", "share"), [(0.3, 0.3), pytest.param(0.999, 1 - 3 ** (-2 / 3), id="too high for the first updates")]
+)
+def test_the_average_follows_its_decay(trainer: Build, decay: float, share: float) -> None:
+    """After few updates a high decay would still hold the random weights of the start: it grows up to its value."""
+    built = trainer({"training.ema_decay": decay})
     for _ in range(4):
         before = built._judged_net().state_dict()["backbone.fc.weight"].clone()
         built._update(*first_batch(built))
         built._step += 1
     now = built._net.state_dict()["backbone.fc.weight"]
-    expected = 0.3 * before + 0.7 * now
+    expected = share * before + (1 - share) * now
     torch.testing.assert_close(built._judged_net().state_dict()["backbone.fc.weight"], expected)
 
 

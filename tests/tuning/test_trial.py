@@ -21,7 +21,7 @@ from pillsnap.tracking.study import RunRef, study_run
 from pillsnap.training.batches import TrainingData
 from pillsnap.tuning.storage import open_storage
 from pillsnap.tuning.study import BEST, ERROR, LINEAGE, RUN_ID, give_up, open_study
-from pillsnap.tuning.trial import TrialJob, trial_config
+from pillsnap.tuning.trial import TrialJob, open_data, trial_config
 from pillsnap.tuning.words import fate
 
 Runs = Callable[..., optuna.Study]
@@ -244,6 +244,14 @@ def test_mlflow_away_costs_the_record_not_the_trial(
     assert not nested(store)
 
 
+def test_a_trial_trains_on_its_share_of_the_images(tiny: ExperimentConfig, training_data: TrainingData) -> None:
+    config = tiny.with_overrides({"tuning.train_share": 0.5, "seed": 3})
+    data = open_data(config, training_data.manifest.root, training_data.cache.folder.parent)
+    assert data.train_indices.tolist() == training_data.with_train_share(0.5, 3).train_indices.tolist()
+    assert len(data.train_indices) == len(training_data.train_indices) / 2
+    assert data.val_indices.tolist() == training_data.val_indices.tolist()
+
+
 def test_the_configuration_of_a_trial(tiny: ExperimentConfig) -> None:
     config = tiny.with_overrides({"training.epochs": 50, "training.warmup_epochs": 5, "tuning.epochs": 10})
     short = trial_config(config, {"training.base_lr": 0.002, "augmentation.strength": 0.5}, 7)
@@ -251,3 +259,11 @@ def test_the_configuration_of_a_trial(tiny: ExperimentConfig) -> None:
     assert (short.training.base_lr, short.augmentation.rotation_degrees) == (0.002, 15)
     with pytest.raises(ConfigError, match="trial 7: training"):
         trial_config(config, {"training.base_lr": -1.0}, 7)
+
+
+def test_epochs_that_are_counted_within_a_training_are_fewer_in_a_short_one(tiny: ExperimentConfig) -> None:
+    counted = {"training.epochs": 50, "training.freeze_epochs": 10, "training.mix_off_epochs": 5}
+    config = tiny.with_overrides({**counted, "tuning.epochs": 10})
+    short, drawn = (trial_config(config, values, 7).training for values in ({}, {"training.freeze_epochs": 4}))
+    assert (short.freeze_epochs, short.mix_off_epochs) == (2, 1)
+    assert (drawn.freeze_epochs, drawn.mix_off_epochs) == (4, 1), "what is drawn is meant for the trial"

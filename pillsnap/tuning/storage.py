@@ -30,7 +30,8 @@ OUTAGE_S = 900.0
 """So long is a database waited for."""
 GRACE = 4
 """Heartbeats that may be missed, before a trial is taken for lost."""
-_AWAY = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
+_AWAY = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.PendingRollbackError)
+"""The last: the connection broke in the middle of a session."""
 # What optuna calls on its backend, privately too: the cache that stands before it uses those.
 _CALLS = (
     "create_new_study", "set_study_user_attr", "set_study_system_attr", "get_study_id_from_name",
@@ -56,7 +57,7 @@ class PatientStorage(RDBStorage):
         while True:
             try:
                 return call(self, *arguments, **named)
-            except (StorageInternalError, *_AWAY) as error:
+            except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
                 if not _is_away(error) or time.monotonic() - started > OUTAGE_S:
                     raise
                 if pause_s > 1:  # a lock that passes is not worth a line
@@ -156,7 +157,9 @@ def _engine_options(url: str) -> dict[str, Any]:
 
 def _is_away(error: BaseException) -> bool:
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    return isinstance(cause, _AWAY)
+    # whatever the driver calls it: a server that stops may cut an answer in two
+    broke = isinstance(cause, sqlalchemy.exc.DBAPIError) and cause.connection_invalidated
+    return broke or isinstance(cause, _AWAY)
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -188,7 +188,11 @@ def test_ctrl_c_is_for_the_process_that_started_the_workers(tmp_path: Path, monk
     monkeypatch.setattr(
         "pillsnap.synthetic.dataset.ProcessPoolExecutor", lambda workers, mp_context, initializer: Pool(workers)
     )
-    with pytest.raises(KeyboardInterrupt):
-        render_dataset(tmp_path, replace(SMALLER, workers=2))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is deaf to it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            render_dataset(tmp_path, replace(SMALLER, workers=2))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert blocked == [True] * 3, "each piece of work starts a worker"
     assert shut[0]

@@ -29,6 +29,11 @@ from pillsnap.registry import audit
 from pillsnap.registry.rules import record_head_in
 from pillsnap.registry.verification import Findings, examine
 
+NO_TRIGGERS = {
+    "sqlite": ("DROP TRIGGER pillsnap_audit_no_update", "DROP TRIGGER pillsnap_audit_no_delete"),
+    "postgresql": ("DROP TRIGGER pillsnap_audit_append_only ON pillsnap_audit",),
+}
+
 
 @dataclass
 class Shelf:
@@ -147,6 +152,11 @@ class Shelf:
         with self.store.engine.begin() as connection:
             connection.execute(sa.text(statement), values)
 
+    def without_triggers(self) -> None:
+        """As who owns the database can make it: rows of the record may be changed."""
+        for statement in NO_TRIGGERS[self.store.engine.dialect.name]:
+            self.sql(statement)
+
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres: Any) -> Any:
@@ -199,6 +209,17 @@ def shelf(database: str, trust: TrustRoot, key: Ed25519PrivateKey, tmp_path: Pat
     store = _open(f"gated+{database}")
     yield Shelf(store, tmp_path / "files", trust, key)
     store.engine.dispose()
+
+
+@pytest.fixture
+def recorded(shelf: Shelf) -> Shelf:
+    """Two champions followed each other and one wish was refused: judged, set, judged, set, judged, refused."""
+    shelf.promote(shelf.judged())
+    shelf.promote(shelf.judged())
+    with pytest.raises(MlflowException):
+        shelf.promote(shelf.judged("HOLD"))
+    assert shelf.problems() == []
+    return shelf
 
 
 @pytest.fixture

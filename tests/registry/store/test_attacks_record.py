@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mlflow.entities.model_registry import RegisteredModelTag
-from mlflow.exceptions import MlflowException
 
 from pillsnap.cli.registry_audit import verify
 from pillsnap.core.files import sha256_json
@@ -21,24 +20,9 @@ from pillsnap.gate.keys import revoke
 from pillsnap.registry import audit
 from pillsnap.registry.rules import RECORD_TAG
 
-NO_TRIGGERS = {
-    "sqlite": ("DROP TRIGGER pillsnap_audit_no_update", "DROP TRIGGER pillsnap_audit_no_delete"),
-    "postgresql": ("DROP TRIGGER pillsnap_audit_append_only ON pillsnap_audit",),
-}
 Rows = list[dict[str, Any]]
 PROMOTED_FIRST, JUDGED_SECOND, JUDGED_THIRD, REFUSED = 1, 2, 4, 5
 """Places in the rows of `recorded`."""
-
-
-@pytest.fixture
-def recorded(shelf: Any) -> Any:
-    """Two champions followed each other and one wish was refused: judged, set, judged, set, judged, refused."""
-    shelf.promote(shelf.judged())
-    shelf.promote(shelf.judged())
-    with pytest.raises(MlflowException):
-        shelf.promote(shelf.judged("HOLD"))
-    assert shelf.problems() == []
-    return shelf
 
 
 @pytest.fixture
@@ -48,8 +32,7 @@ def forge(shelf: Any) -> Callable[[Callable[[Rows], object]], None]:
     def rewrite(change: Callable[[Rows], object]) -> None:
         rows = [dict(row) for row in audit.entries(shelf.store.engine)]
         change(rows)
-        for statement in NO_TRIGGERS[shelf.store.engine.dialect.name]:
-            shelf.sql(statement)
+        shelf.without_triggers()
         previous = audit.FIRST
         with shelf.store.engine.begin() as connection:
             connection.execute(sa.delete(audit.AUDIT))

@@ -12,27 +12,6 @@ from mlflow.exceptions import MlflowException
 
 from pillsnap.registry import audit
 
-NO_TRIGGERS = {
-    "sqlite": ("DROP TRIGGER pillsnap_audit_no_update", "DROP TRIGGER pillsnap_audit_no_delete"),
-    "postgresql": ("DROP TRIGGER pillsnap_audit_append_only ON pillsnap_audit",),
-}
-
-
-def without_triggers(shelf: Any) -> None:
-    for statement in NO_TRIGGERS[shelf.store.engine.dialect.name]:
-        shelf.sql(statement)
-
-
-@pytest.fixture
-def recorded(shelf: Any) -> Any:
-    """A shelf on which two champions followed each other and one wish was refused."""
-    shelf.promote(shelf.judged())
-    shelf.promote(shelf.judged())
-    with pytest.raises(MlflowException):
-        shelf.promote(shelf.judged("HOLD"))
-    assert shelf.problems() == []
-    return shelf
-
 
 def test_who_did_what(recorded: Any) -> None:
     rows = [(row["action"], row["version"], row["alias"], row["before"], row["outcome"]) for row in recorded.rows()]
@@ -86,7 +65,7 @@ def test_attack_the_database_itself_refuses_to_change_rows(recorded: Any, statem
 )
 def test_attack_a_doctored_record_shows(recorded: Any, statements: list[str], found: str) -> None:
     """Even where the triggers were taken away, and where the end of the chain was cut off and its head set back."""
-    without_triggers(recorded)
+    recorded.without_triggers()
     for statement in statements:
         recorded.sql(statement)
     assert found in "\n".join(recorded.problems())
@@ -117,7 +96,7 @@ def test_attack_a_doctored_record_shows(recorded: Any, statements: list[str], fo
 @pytest.mark.parametrize("kind", ["sqlite"])
 def test_attack_a_record_that_breaks_its_reader(recorded: Any, statement: str, found: str) -> None:
     """Values that only SQLite takes, and a number that would take all memory: a line for each, no traceback."""
-    without_triggers(recorded)
+    recorded.without_triggers()
     recorded.sql(statement)
     assert found in "\n".join(recorded.problems())
 
